@@ -1,0 +1,154 @@
+"""How many threads the arithmetic uses, and the pool that they work in.
+
+The same seed shall give the same bits on any number of threads (design decision 11). So work is cut into parts that
+depend on the work alone, threads take parts as they come free, and BLAS, whose thread count changes the bits of a
+product, is held at one thread from the first operation on. That takes threadpoolctl (the extra ``fast``). Without it
+the pool steps aside: BLAS threads as it likes, and ``minicnn doctor`` says that the promise is withdrawn.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
+from typing import Any, TypeVar
+
+VARIABLE = "MINICNN_NUM_THREADS"
+
+Part = TypeVar("Part")
+
+_requested: int | None = None  # by set_num_threads
+_blas_held: bool | None = None  # whether BLAS is held at one thread; None before the first operation
+_pool: ThreadPoolExecutor | None = None
+_pool_size = 0
+_inside = threading.local()  # .busy in a thread that is working on a part: parts of parts run where they are
+
+
+def cpu_count() -> int:
+    """How many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def get_num_threads() -> int:
+    """The number of threads asked for: by `set_num_threads`, else by MINICNN_NUM_THREADS, else one per processor.
+
+    Raises:
+        ValueError: MINICNN_NUM_THREADS is not a whole number from 1 up.
+    """
+    if _requested is not None:
+        return _requested
+    text = os.environ.get(VARIABLE, "").strip()
+    if not text:
+        return cpu_count()
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"{VARIABLE} is {text!r}: it must be a whole number from 1 up, or unset")
+    return int(text)
+
+
+def set_num_threads(n: int) -> None:
+    """Compute with `n` threads from now on, in this process.
+
+    Without threadpoolctl a RuntimeWarning says that BLAS keeps its own count.
+
+    Raises:
+        TypeError: `n` is not a whole number.
+        ValueError: `n` is less than 1.
+    """
+    global _requested
+    if isinstance(n, bool) or not hasattr(n, "__index__"):
+        raise TypeError(f"set_num_threads: n must be a whole number, got {n!r}")
+    if n < 1:
+        raise ValueError(f"set_num_threads: n must be at least 1, got {n}")
+    _requested = int(n)
+    if not hold_blas():
+        warnings.warn(
+            f"set_num_threads({n}): BLAS keeps its own number of threads, because threadpoolctl is not installed. "
+            "Add it with: pip install -e '.[fast]' (in minicnn's folder), or set OPENBLAS_NUM_THREADS or "
+            "OMP_NUM_THREADS before Python starts",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+
+def hold_blas() -> bool:
+    """Hold BLAS at one thread; the engine calls it before every operation. False where threadpoolctl is missing."""
+    global _blas_held
+    if _blas_held is None:
+        _blas_held = find_spec("threadpoolctl") is not None
+        if _blas_held:
+            import threadpoolctl
+
+            threadpoolctl.threadpool_limits(1, user_api="blas")  # lasts: nothing restores it unless asked
+    return _blas_held
+
+
+def blas_libraries() -> list[dict[str, Any]] | None:
+    """What threadpoolctl says of each BLAS in this process; None where it is not installed."""
+    if find_spec("threadpoolctl") is None:
+        return None
+    import threadpoolctl
+
+    return [library for library in threadpoolctl.threadpool_info() if library["user_api"] == "blas"]
+
+
+def run(work: Callable[[Part], Any], parts: Sequence[Part]) -> None:
+    """Call ``work(part)`` for every part, on the pool's threads and this one; return when all are done.
+
+    The parts must not depend on each other. The first exception is raised here, after all threads have stopped.
+    """
+    helpers = min(get_num_threads(), len(parts)) - 1
+    if helpers < 1 or not hold_blas() or getattr(_inside, "busy", False):
+        for part in parts:
+            work(part)
+        return
+    ticket = itertools.count()  # next() on it is atomic
+    failed = threading.Event()
+
+    def take_parts() -> None:
+        _inside.busy = True
+        try:
+            while (i := next(ticket)) < len(parts) and not failed.is_set():
+                work(parts[i])
+        except BaseException:
+            failed.set()
+            raise
+        finally:
+            _inside.busy = False
+
+    futures = []
+    try:
+        futures = [_workers(helpers).submit(take_parts) for _ in range(helpers)]
+    except RuntimeError:  # no thread can be started here (a browser, a limit, the interpreter's end)
+        pass
+    try:
+        take_parts()
+    finally:
+        errors = [future.exception() for future in futures]
+    for error in errors:
+        if error is not None:
+            raise error
+
+
+def _workers(count: int) -> ThreadPoolExecutor:
+    global _pool, _pool_size
+    if _pool is None or _pool_size < count:
+        if _pool is not None:
+            _pool.shutdown(wait=False)
+        _pool, _pool_size = ThreadPoolExecutor(count, thread_name_prefix="minicnn"), count
+    return _pool
+
+
+def _forget_pool() -> None:
+    """A forked child has the pool's object but none of its threads."""
+    global _pool
+    _pool = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_pool)
