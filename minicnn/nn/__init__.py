@@ -1,0 +1,32 @@
+"""Layers and networks: PyTorch's names, argument names, defaults and meaning."""
+
+from ..engine import Parameter
+from . import init, utils
+from .layers import (
+    ELU,
+    AdaptiveAvgPool2d,
+    AvgPool2d,
+    BatchNorm2d,
+    Conv2d,
+    CrossEntropyLoss,
+    Dropout,
+    Flatten,
+    Identity,
+    LeakyReLU,
+    Linear,
+    LocalResponseNorm,
+    MaxPool2d,
+    MSELoss,
+    ReLU,
+    Sigmoid,
+    SiLU,
+    Softplus,
+    Tanh,
+)
+from .module import Module, Sequential
+
+__all__ = [
+    "ELU", "AdaptiveAvgPool2d", "AvgPool2d", "BatchNorm2d", "Conv2d", "CrossEntropyLoss", "Dropout", "Flatten",
+    "Identity", "LeakyReLU", "Linear", "LocalResponseNorm", "MSELoss", "MaxPool2d", "Module", "Parameter", "ReLU",
+    "Sequential", "SiLU", "Sigmoid", "Softplus", "Tanh", "init", "utils",
+]  # fmt: skip

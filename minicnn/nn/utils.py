@@ -1,0 +1,147 @@
+"""Gradient clipping: between ``loss.backward()`` and ``optimizer.step()``, make large gradients smaller.
+
+Pascanu, Mikolov & Bengio 2013, "On the difficulty of training recurrent neural networks", section 3.2, Algorithm 1, is
+clipping by norm. Gradients are replaced, never written into: what a recording has kept of a backward pass stays true.
+
+`parameters` is a tensor, an iterable of tensors, or one of (name, tensor) pairs, as ``model.named_parameters()`` gives,
+whose names then appear in messages. Parameters without a gradient are passed over.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from ..backend import Array, array_module, is_array
+from ..engine import Tensor
+
+BLOCK = 1 << 17  # numbers widened to float64 at a time
+
+Parameters = Tensor | Iterable[Tensor] | Iterable[tuple[str, Tensor]]
+
+
+def clip_grad_norm_(
+    parameters: Parameters, max_norm: float, norm_type: float = 2.0, error_if_nonfinite: bool = True
+) -> float:
+    """Scale all gradients by one factor, so that together (as one long vector) they have at most the norm `max_norm`.
+
+    The factor is max_norm / (norm + 10⁻⁶), or 1 where that is more.
+
+    Args:
+        parameters: see above.
+        max_norm: the largest norm to let pass; infinity only measures.
+        norm_type: the p of the norm; ``float("inf")`` for the largest absolute value.
+        error_if_nonfinite: raise an error where the norm is infinite or NaN. PyTorch's default is False, which turns
+            the finite gradients to 0 or NaN without a word.
+
+    Returns:
+        The norm before clipping, a Python float computed in float64 (PyTorch returns a tensor).
+
+    Raises:
+        RuntimeError: the norm is not finite; the message says whose gradient is not, and no gradient has changed.
+        TypeError, ValueError: an argument is of the wrong kind or out of its range.
+    """
+    if not max_norm >= 0:
+        raise ValueError(f"clip_grad_norm_: max_norm is {max_norm}, and must be at least 0")
+    with_grads = list(_with_gradients("clip_grad_norm_", parameters))
+    norm = get_total_norm([p.grad for _, p in with_grads], norm_type)
+    if error_if_nonfinite and not math.isfinite(norm):
+        raise RuntimeError(
+            f"clip_grad_norm_: the norm of the gradients is {norm}, so they cannot be scaled to {max_norm}. "
+            f"{_not_finite(with_grads)}. Nothing has been changed. Look for the first step whose loss is not finite (too "
+            "large a learning rate, a log or a division of 0), or pass error_if_nonfinite=False to scale regardless"
+        )
+    factor = max_norm / (norm + 1e-6)
+    if not factor >= 1:  # NaN scales too
+        with np.errstate(invalid="ignore"):  # 0 · inf, where the caller has asked for it
+            for _, p in with_grads:
+                p.grad = array_module(p.grad).asarray(p.grad * factor)
+    return norm
+
+
+def clip_grad_value_(parameters: Parameters, clip_value: float) -> None:
+    """Bring every entry of every gradient into [−clip_value, clip_value]. Infinities become the bound, NaN stays NaN.
+
+    Raises:
+        TypeError, ValueError: an argument is of the wrong kind or out of its range.
+    """
+    if not clip_value >= 0:
+        raise ValueError(f"clip_grad_value_: clip_value is {clip_value}, and must be at least 0")
+    for _, p in _with_gradients("clip_grad_value_", parameters):
+        xp = array_module(p.grad)
+        p.grad = xp.asarray(xp.clip(p.grad, -clip_value, clip_value))
+
+
+def get_total_norm(
+    tensors: Tensor | Array | Iterable[Tensor | Array], norm_type: float = 2.0, error_if_nonfinite: bool = False
+) -> float:
+    """The norm of all entries of `tensors` (often gradients) as one long vector: (Σ |x|ᵖ)^(1/p), p = `norm_type`.
+
+    Computed in float64 on values divided by their largest, so that it does not overflow before the result itself does.
+
+    Args:
+        tensors: a tensor or an array, or an iterable of them.
+        norm_type: p, above 0; ``float("inf")`` for the largest absolute value.
+        error_if_nonfinite: raise an error where the result is infinite or NaN.
+
+    Returns:
+        A Python float; 0 where there are no entries.
+
+    Raises:
+        RuntimeError: the norm is not finite, and `error_if_nonfinite` was given.
+        TypeError, ValueError: an argument is of the wrong kind or out of its range.
+    """
+    p = float(norm_type)
+    if not p > 0:
+        raise ValueError(f"get_total_norm: norm_type is {norm_type}, and must be above 0")
+    norms = []
+    for x in [tensors] if isinstance(tensors, Tensor) or is_array(tensors) else tensors:
+        flat = (x.data if isinstance(x, Tensor) else x).reshape(-1)
+        norms += [_norm(flat[start : start + BLOCK], p) for start in range(0, flat.size, BLOCK)]
+    norm = _norm(np.array(norms), p)  # the norm of the norms of the parts is that of the whole
+    if error_if_nonfinite and not math.isfinite(norm):
+        raise RuntimeError(f"get_total_norm: the norm of order {p:g} is {norm}")
+    return norm
+
+
+def _norm(x: Array, p: float) -> float:
+    sizes = abs(x).astype(np.float64)
+    largest = float(sizes.max()) if sizes.size else 0.0
+    if p == math.inf or largest == 0 or not math.isfinite(largest):
+        return largest
+    return largest * float(((sizes / largest) ** p).sum()) ** (1 / p)
+
+
+def _with_gradients(name: str, parameters: Parameters) -> Iterator[tuple[str, Tensor]]:
+    """The parameters that have a gradient, each with its name or else its place."""
+    given = [parameters] if isinstance(parameters, Tensor) else list(parameters)
+    if not given and isinstance(parameters, Iterator):
+        warnings.warn(
+            f"{name}: parameters is a generator that gave nothing (was it walked before?), so nothing is clipped",
+            UserWarning,
+            stacklevel=3,
+        )
+    for i, entry in enumerate(given):
+        label, p = entry if isinstance(entry, tuple) else (f"parameter {i}", entry)
+        if not isinstance(p, Tensor):
+            raise TypeError(f"{name}: {label} is a {type(p).__name__}, and must be a Tensor")
+        if p.grad is not None:
+            yield label, p
+
+
+def _not_finite(with_grads: list[tuple[str, Any]], most: int = 5) -> str:
+    """Whose gradients are not finite, and how."""
+    found = []
+    for label, p in with_grads:
+        xp = array_module(p.grad)
+        nan, inf = int(xp.isnan(p.grad).sum()), int(xp.isinf(p.grad).sum())
+        if nan + inf:
+            found.append(f"{label} {p.shape}: {nan} NaN and {inf} infinite of {p.grad.size}")
+    if not found:
+        return "Every gradient is finite, only their norm is too large for float64"
+    more = f"; and {len(found) - most} more" if len(found) > most else ""
+    return f"Not finite are the gradients of {'; '.join(found[:most])}{more}"
