@@ -1,69 +1,135 @@
-"""Convolution in blocks of images: the array-neutral passes, on a few images at a time.
+"""Convolution in blocks of images: the products of `kernels.conv`, a few images at a time.
 
-A block's columns fit into the cache and its memory is used again for the next, where the columns of a whole batch
-would go out to memory and back; and blocks are independent, so threads share them. The weight's gradient is a sum
-over blocks, always added up in the same order: the number of threads changes no bit.
+The columns of a block fit into a core's own cache, and their memory is used again for the next block, where those of
+a whole batch would be fetched from the system and given back each time. Blocks are independent, so threads share
+them. The gradient of the weight is a sum over blocks, always added up in the same order, so that the number of threads
+changes no bit.
 """
 
 from __future__ import annotations
 
+import threading
 from math import prod
 
 import numpy as np
 
+from ...backend import sliding_windows
 from ...threads import run
-from .. import conv as whole_batch
+from ..conv import output_size
 
-COLUMNS_IN_A_BLOCK = 1 << 18  # 1 MB of float32, about what a core's own cache holds
+COLUMNS_IN_A_BLOCK = 1 << 18  # numbers; 1 MB of float32
 LEAST_BLOCKS = 8  # so that a few threads can share the work evenly
+LARGEST_KEPT = 1 << 22  # numbers; a larger scratch array (one image is a block at least) is not kept for the next
+
+_kept = threading.local()  # .scratch: each thread's scratch arrays
 
 
-def _blocks(images: int, columns_of_one: int) -> list[slice]:
-    """The batch, cut into blocks by its size and the size of an image's columns alone."""
-    fitting = max(COLUMNS_IN_A_BLOCK // max(columns_of_one, 1), 1)
-    length = max(min(fitting, -(-images // LEAST_BLOCKS)), 1)
-    return [slice(start, min(start + length, images)) for start in range(0, images, length)]
+def _scratch(role: str, shape: tuple[int, ...], dtype) -> np.ndarray:
+    """An uninitialised array that is this thread's own until it asks for the same role again."""
+    size = prod(shape)
+    if size > LARGEST_KEPT:
+        return np.empty(shape, dtype)
+    arrays = _kept.__dict__.setdefault("scratch", {})
+    flat = arrays.get((role, dtype))
+    if flat is None or flat.size < size:
+        flat = arrays[role, dtype] = np.empty(size, dtype)
+    return flat[:size].reshape(shape)
 
 
-def _geometry(input, weight, stride, padding, dilation) -> tuple[tuple[int, ...], list[slice]]:
-    """The output's shape, and the blocks."""
-    hw = tuple(map(whole_batch.output_size, input.shape[2:], weight.shape[2:], stride, padding, dilation))
-    columns_of_one = input.shape[1] * prod(weight.shape[2:]) * prod(hw)
-    return (input.shape[0], weight.shape[0], *hw), _blocks(input.shape[0], columns_of_one)
+class _Geometry:
+    """The sizes that all passes need, and the batch cut into blocks (by its sizes alone)."""
+
+    def __init__(self, input, weight, stride, padding, dilation, groups):
+        n, c, h, w = input.shape
+        self.out_channels, _, self.kh, self.kw = weight.shape
+        self.out = tuple(map(output_size, (h, w), weight.shape[2:], stride, padding, dilation))
+        self.channels, self.groups, self.stride, self.padding, self.dilation = c, groups, stride, padding, dilation
+        self.padded = (h + 2 * padding[0], w + 2 * padding[1])
+        self.inside = (..., slice(padding[0], padding[0] + h), slice(padding[1], padding[1] + w))
+        self.dtype = np.result_type(input, weight)
+        fitting = COLUMNS_IN_A_BLOCK // max(c * self.kh * self.kw * prod(self.out), 1)
+        length = max(min(fitting, -(-n // LEAST_BLOCKS)), 1)
+        self.blocks = [slice(start, min(start + length, n)) for start in range(0, n, length)]
+
+    def by_group(self, role: str, rows: int, images: int) -> np.ndarray:
+        """Scratch for `rows` numbers a group and window: (groups, rows, images·out_h·out_w)."""
+        return _scratch(role, (self.groups, rows, images * prod(self.out)), self.dtype)
+
+    def columns(self, images: np.ndarray) -> np.ndarray:
+        """im2col of a block (n, C, H, W) → (groups, C/groups·kh·kw, n·out_h·out_w)."""
+        n, c = len(images), self.channels
+        if self.padding != (0, 0):
+            padded = _scratch("padded", (n, c, *self.padded), self.dtype)
+            padded.fill(0)
+            padded[self.inside] = images
+            images = padded
+        windows = sliding_windows(images, (self.kh, self.kw), self.stride, self.dilation)
+        columns = self.by_group("columns", c // self.groups * self.kh * self.kw, n)
+        columns.reshape(c, self.kh, self.kw, n, *self.out)[...] = windows.transpose(1, 4, 5, 0, 2, 3)
+        return columns
+
+    def add_back(self, columns: np.ndarray, images: np.ndarray) -> None:
+        """col2im of a block, into `images` (n, C, H, W)."""
+        n, c = len(images), self.channels
+        columns = columns.reshape(c, self.kh, self.kw, n, *self.out)
+        padded = _scratch("padded", (c, n, *self.padded), self.dtype)
+        padded.fill(0)
+        (sh, sw), (dh, dw), (out_h, out_w) = self.stride, self.dilation, self.out
+        for i in range(self.kh):
+            for j in range(self.kw):
+                rows = slice(i * dh, i * dh + sh * (out_h - 1) + 1, sh)
+                padded[:, :, rows, j * dw : j * dw + sw * (out_w - 1) + 1 : sw] += columns[:, i, j]
+        images[...] = padded[self.inside].transpose(1, 0, 2, 3)
 
 
 def conv2d_forward(input, weight, bias, stride, padding, dilation, groups):
-    shape, blocks = _geometry(input, weight, stride, padding, dilation)
-    output = np.empty(shape, dtype=np.result_type(input, weight))
+    g = _Geometry(input, weight, stride, padding, dilation, groups)
+    filters = weight.reshape(groups, g.out_channels // groups, -1)  # (groups, O/groups, K)
+    output = np.empty((len(input), g.out_channels, *g.out), g.dtype)
 
     def work(block: slice) -> None:
-        output[block] = whole_batch.conv2d_forward(input[block], weight, bias, stride, padding, dilation, groups)[0]
+        images = input[block]
+        product = g.by_group("product", g.out_channels // groups, len(images))
+        np.matmul(filters, g.columns(images), out=product)
+        by_image = product.reshape(g.out_channels, len(images), *g.out).transpose(1, 0, 2, 3)
+        if bias is None:
+            output[block] = by_image
+        else:
+            np.add(by_image, bias.reshape(-1, 1, 1), out=output[block])
 
-    run(work, blocks)
+    run(work, g.blocks)
     return output, (input, weight)
 
 
 def conv2d_backward(grad_output, saved, needs, stride, padding, dilation, groups):
     input, weight = saved
-    _, blocks = _geometry(input, weight, stride, padding, dilation)
-    grad_input = np.empty_like(input) if needs[0] else None
-    parts: list = [None] * len(blocks)  # of the weight's and the bias's gradient
+    g = _Geometry(input, weight, stride, padding, dilation, groups)
+    transposed = weight.reshape(groups, g.out_channels // groups, -1).transpose(0, 2, 1)  # (groups, K, O/groups)
+    grad_input = np.empty(input.shape, input.dtype) if needs[0] else None
+    of_weight: list = [None] * len(g.blocks)
+    of_bias: list = [None] * len(g.blocks)
 
     def work(i: int) -> None:
-        saved = input[blocks[i]], weight
-        grads = whole_batch.conv2d_backward(grad_output[blocks[i]], saved, needs, stride, padding, dilation, groups)
-        if needs[0]:
-            grad_input[blocks[i]] = grads[0]
-        parts[i] = grads[1:]
+        images, block = input[g.blocks[i]], grad_output[g.blocks[i]]
+        grad = g.by_group("product", g.out_channels // groups, len(images))  # (groups, O/groups, P)
+        grad.reshape(g.out_channels, len(images), *g.out)[...] = block.transpose(1, 0, 2, 3)
+        if needs[1]:
+            of_weight[i] = grad @ g.columns(images).transpose(0, 2, 1)
+        if needs[2]:
+            of_bias[i] = grad.sum(axis=2)
+        if grad_input is not None:
+            columns = g.by_group("columns", transposed.shape[1], len(images))
+            g.add_back(np.matmul(transposed, grad, out=columns), grad_input[g.blocks[i]])
 
-    run(work, range(len(blocks)))
-
-    def total(argument: int, shape: tuple[int, ...]):
-        sum_of_blocks = np.zeros(shape, dtype=weight.dtype)
-        for part in parts:
-            sum_of_blocks += part[argument - 1]
-        return sum_of_blocks
-
-    grad_weight = total(1, weight.shape) if needs[1] else None
-    grad_bias = total(2, weight.shape[:1]) if needs[2] else None
+    run(work, range(len(g.blocks)))
+    grad_weight = _total(of_weight, weight) if needs[1] else None
+    grad_bias = _total(of_bias, weight[:, 0, 0, 0]) if needs[2] else None
     return grad_input, grad_weight, grad_bias
+
+
+def _total(parts: list[np.ndarray], like: np.ndarray) -> np.ndarray:
+    """The parts added up in order, in the shape and dtype of `like`."""
+    total = np.zeros(like.shape, like.dtype)
+    for part in parts:
+        total += part.reshape(like.shape)
+    return total
