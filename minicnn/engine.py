@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -219,7 +219,10 @@ def is_grad_enabled() -> bool:
 
 
 def dry_run():
-    """Inside ``with dry_run():`` operations compute shapes and dtypes only: no arithmetic, no memory."""
+    """Inside ``with dry_run():`` operations compute shapes and dtypes only: no arithmetic, no memory.
+
+    A network that is built inside draws no weights, so that its shapes alone are there.
+    """
     return _set(_dry_run, True)
 
 
@@ -304,7 +307,7 @@ class Tensor:
             data = array.astype(np.float32) if array.dtype == np.float64 else array
         elif isinstance(data, np.generic):
             data = np.asarray(data)
-        self.data: Array = data.copy() if requires_grad else data
+        self.data: Array = data.copy() if requires_grad and not _dry_run.get() else data
         self.grad: Array | None = None
         self.node: Node | None = None
         self._requires_grad = False
@@ -361,16 +364,10 @@ class Tensor:
             _accumulate(self, _first_gradient(self, gradient), ())
             return
         for step in steps:
-            node = step.node
-            if node.retained is not None and (tensor := node.retained()) is not None:
-                _accumulate(tensor, step.grad_output, (step.grad_output,))
-            known: tuple[Array, ...] = (step.grad_output,)
-            for source, grad in zip(node.inputs, step.grad_inputs, strict=True):
-                if grad is not None and isinstance(source, Tensor):
-                    _accumulate(source, grad, known)
-                    known = (*known, grad)
+            _deliver(step)
             if not retain_graph:
-                node.free()
+                step.node.free()
+            del step  # or its gradients would live on while the next step is computed
 
     def retain_grad(self) -> None:
         """Keep the gradient of this tensor in ``.grad`` too, though it is not a leaf."""
@@ -416,6 +413,41 @@ class Tensor:
         if not self.shape:
             raise TypeError("len() of a tensor of no dimensions")
         return self.shape[0]
+
+    if TYPE_CHECKING:  # what functional.py attaches
+
+        def __add__(self, other: Any) -> Tensor: ...
+        def __radd__(self, other: Any) -> Tensor: ...
+        def __sub__(self, other: Any) -> Tensor: ...
+        def __rsub__(self, other: Any) -> Tensor: ...
+        def __mul__(self, other: Any) -> Tensor: ...
+        def __rmul__(self, other: Any) -> Tensor: ...
+        def __truediv__(self, other: Any) -> Tensor: ...
+        def __rtruediv__(self, other: Any) -> Tensor: ...
+        def __pow__(self, other: Any) -> Tensor: ...
+        def __rpow__(self, other: Any) -> Tensor: ...
+        def __matmul__(self, other: Any) -> Tensor: ...
+        def __rmatmul__(self, other: Any) -> Tensor: ...
+        def __neg__(self) -> Tensor: ...
+        def __getitem__(self, index: Any) -> Tensor: ...
+        def sum(self, dim: Any = None, keepdim: bool = False) -> Tensor: ...
+        def mean(self, dim: Any = None, keepdim: bool = False) -> Tensor: ...
+        def var(
+            self, dim: Any = None, unbiased: bool = True, keepdim: bool = False, *, correction: Any = None
+        ) -> Tensor: ...
+        def amax(self, dim: Any = None, keepdim: bool = False) -> Tensor: ...
+        def exp(self) -> Tensor: ...
+        def log(self) -> Tensor: ...
+        def sqrt(self) -> Tensor: ...
+        def abs(self) -> Tensor: ...
+        def clamp(self, min: Any = None, max: Any = None) -> Tensor: ...
+        def reshape(self, *shape: Any) -> Tensor: ...
+        def flatten(self, start_dim: int = 0, end_dim: int = -1) -> Tensor: ...
+        def transpose(self, dim0: int, dim1: int) -> Tensor: ...
+        def permute(self, *dims: Any) -> Tensor: ...
+        def squeeze(self, dim: Any = None) -> Tensor: ...
+        def unsqueeze(self, dim: int) -> Tensor: ...
+        def to(self, device: Any = None, dtype: Any = None) -> Tensor: ...
 
     def __repr__(self) -> str:
         text = np.array2string(self.numpy(), separator=", ", threshold=60, precision=4, prefix="Tensor(")
@@ -578,8 +610,21 @@ def _walk(root: Node | None, gradient: Array) -> Iterator[Step]:
         for observer in _observers.get():
             if hasattr(observer, "backward"):
                 observer.backward(step)
+        del grad, grad_output
         yield step
-        del step, grad_output
+        del step
+
+
+def _deliver(step: Step) -> None:
+    """Add a step's gradients to the leaves among its inputs, and to the output's tensor if that retains its own."""
+    node = step.node
+    if node.retained is not None and (tensor := node.retained()) is not None:
+        _accumulate(tensor, step.grad_output, (step.grad_output,))
+    known: tuple[Array, ...] = (step.grad_output,)
+    for source, grad in zip(node.inputs, step.grad_inputs, strict=True):
+        if grad is not None and isinstance(source, Tensor):
+            _accumulate(source, grad, known)
+            known = (*known, grad)
 
 
 def _accumulate(leaf: Tensor, grad: Array, known: tuple[Array, ...]) -> None:

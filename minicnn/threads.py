@@ -13,7 +13,8 @@ import os
 import threading
 import warnings
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from importlib.util import find_spec
 from typing import Any, TypeVar
 
@@ -121,11 +122,9 @@ def run(work: Callable[[Part], Any], parts: Sequence[Part]) -> None:
         finally:
             _inside.busy = False
 
-    futures = []
-    try:
-        futures = [_workers(helpers).submit(take_parts) for _ in range(helpers)]
-    except RuntimeError:  # no thread can be started here (a browser, a limit, the interpreter's end)
-        pass
+    futures: list[Future[None]] = []
+    with suppress(RuntimeError):  # no thread can be started here (a browser, a limit, the interpreter's end)
+        futures += [_workers(helpers).submit(take_parts) for _ in range(helpers)]
     try:
         take_parts()
     finally:

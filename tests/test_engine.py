@@ -164,6 +164,25 @@ def test_values_die_as_soon_as_nobody_needs_them():
     np.testing.assert_allclose(x.grad, np.exp(x.data))
 
 
+def test_a_backward_pass_holds_one_gradient_at_a_time():
+    """Along a chain only the gradient that arrives and the one that leaves are alive, not the one before."""
+    import tracemalloc
+
+    size = 1_000_000
+    x = Tensor(np.ones(size), requires_grad=True)
+    y = x
+    for _ in range(6):
+        y = -y  # saves nothing
+    y = y.sum()
+    tracemalloc.start()
+    try:
+        y.backward()
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert 2 * 8 * size <= peak < 2.5 * 8 * size
+
+
 def test_retain_grad_keeps_the_gradient_of_an_inner_value():
     x = leaf(3)
     inner = x.exp()
@@ -310,7 +329,6 @@ def test_observers_see_forward_and_backward_in_order_and_leave():
     with engine.observe(diary):
         x.exp().sum().backward()
         with no_grad():
-            x.log
             (x * 0.0).exp()
     x.exp()
     assert diary.lines == [
@@ -408,3 +426,21 @@ def test_a_severed_graph_is_found_and_named_by_the_innermost_layer():
         "2 (Detached): the output does not depend on its parameter weight",
     ]
     assert all(not m._forward_hooks for m in cut.modules())
+
+
+def test_what_type_checkers_are_told_of_the_methods_is_what_is_attached():
+    """The declarations in engine.py stand for methods that functional.py attaches; each side knows the other's."""
+    import ast
+    import inspect
+
+    tree = ast.parse(inspect.getsource(Tensor))
+    block = next(n for n in ast.walk(tree) if isinstance(n, ast.If))
+    declared = {f.name: f for f in block.body if isinstance(f, ast.FunctionDef)}
+    attached = {**dict.fromkeys(F._operators), **{f.__name__: f for f in F._methods}}
+    assert declared.keys() == attached.keys()
+    for name, function in attached.items():
+        if function is not None:
+            arguments = list(inspect.signature(function).parameters)[1:]
+            a = declared[name].args
+            told = [*a.args[1:], *([a.vararg] if a.vararg else []), *a.kwonlyargs]
+            assert [x.arg for x in told] == arguments, name

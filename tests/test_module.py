@@ -111,7 +111,7 @@ def test_a_state_that_does_not_fit_is_reported_whole_and_nothing_is_written():
     state["head.2.bias"] = np.zeros(7)
     state["more"] = np.zeros(1)
     del state["bn1.weight"]
-    with pytest.raises(ValueError, match=r"(?s)head.2.bias has shape \(7,\).*\(2,\).*bn1.weight is missing.*more is unexp"):
+    with pytest.raises(ValueError, match=r"bias has shape \(7,\).*\(2,\).*bn1.weight is missing.*more is unexp"):
         block.load_state_dict(state)
     for name, value in block.state_dict().items():
         np.testing.assert_array_equal(value, before[name])

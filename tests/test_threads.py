@@ -25,9 +25,8 @@ def count():
 def gradients(n, count):
     count(n)
     rng = np.random.default_rng(0)
-    x, w, b = (
-        Tensor(rng.normal(size=s).astype(np.float32), requires_grad=True) for s in ((37, 6, 14, 14), (16, 3, 5, 5), (16,))
-    )
+    shapes = ((37, 6, 14, 14), (16, 3, 5, 5), (16,))
+    x, w, b = (Tensor(rng.normal(size=shape).astype(np.float32), requires_grad=True) for shape in shapes)
     out = F.conv2d(x, w, b, padding=1, groups=2)
     out.backward(rng.normal(size=out.shape).astype(np.float32))
     return [out.data, x.grad, w.grad, b.grad]

@@ -14,5 +14,5 @@ class _Recorder:
 
 
 def record() -> AbstractContextManager[None]:
-    """Inside ``with record():`` each operation's node keeps its output, so `Step.output` is at hand after backward too."""
+    """Inside ``with record():`` each operation's node keeps its output, for `Step.output`, after backward too."""
     return observe(_Recorder())

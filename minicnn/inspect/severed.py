@@ -54,7 +54,8 @@ def depends_on(output: Tensor, source: Tensor) -> bool:
     if output is source:
         return True
     target, oldest = (source, -1) if source.node is None else (source.node, source.node.sequence)
-    todo, seen = [output.node], set()
+    todo: list[Node | Tensor | None] = [output.node]
+    seen: set[Node] = set()
     while todo:
         node = todo.pop()
         if node is target:
