@@ -232,7 +232,7 @@ def batch_norm_train_forward(input, weight, bias, eps):
     μ and σ², from which `functional.batch_norm` updates the running statistics.
     """
     x, gamma, beta = _float64(input, weight, bias)
-    mean, var, count = np.zeros(x.shape[1]), np.zeros(x.shape[1]), x.size // x.shape[1]
+    mean, var, count = np.zeros(x.shape[1]), np.zeros(x.shape[1]), x.shape[0] * math.prod(x.shape[2:])
     for n, c, *place in np.ndindex(x.shape):
         mean[c] += x[(n, c, *place)] / count
     for n, c, *place in np.ndindex(x.shape):
@@ -251,7 +251,7 @@ def batch_norm_train_backward(grad_output, saved, needs, eps):
     """
     *_, mean, var, input, weight = saved
     x, gamma, g = _float64(input, weight, grad_output)
-    channels, count = x.shape[1], x.size // x.shape[1]
+    channels, count = x.shape[1], x.shape[0] * math.prod(x.shape[2:])
     gamma = np.ones(channels) if gamma is None else gamma
     grad_mean, grad_var = np.zeros(channels), np.zeros(channels)
     for n, c, *place in np.ndindex(x.shape):
@@ -341,19 +341,20 @@ def _matrix(array: np.ndarray) -> np.ndarray:
 # ---------------------------------------------------------------------------------------------- activations
 
 def relu_forward(input):
-    """y = x where x > 0, else 0"""
-    y = np.empty_like(input)
+    """y = 0 where x ≤ 0, else x (so that a NaN stays one)"""
+    y = np.zeros_like(input)
     for at in np.ndindex(input.shape):
-        y[at] = 0 if input[at] <= 0 else input[at]  # put this way round, a NaN stays a NaN
+        if not input[at] <= 0:
+            y[at] = input[at]
     return y, input
 
 
 def relu_backward(grad_output, saved, needs):
-    """∂y/∂x = 1 where x > 0, else 0. At x = 0 either would do; 0 is the custom."""
+    """∂y/∂x = 0 where x ≤ 0, else 1. At x = 0 either would do; 0 is the custom."""
     input = saved
     grad_input = np.zeros_like(input)
     for at in np.ndindex(input.shape):
-        if input[at] > 0:
+        if not input[at] <= 0:
             grad_input[at] = grad_output[at]
     return _needed(needs, input.dtype, grad_input)
 
@@ -397,8 +398,9 @@ def softmax_forward(input, dim):
     y = np.empty(input.shape)
     for at in np.ndindex(_lines(y, dim).shape[:-1]):
         x = _shifted(_lines(input, dim)[at])
+        total = _sum_of_exp(x)
         for c in range(len(x)):
-            _lines(y, dim)[at][c] = math.exp(x[c]) / _sum_of_exp(x)
+            _lines(y, dim)[at][c] = math.exp(x[c]) / total
     return y.astype(input.dtype), y
 
 
@@ -418,8 +420,9 @@ def log_softmax_forward(input, dim):
     y = np.empty(input.shape)
     for at in np.ndindex(_lines(y, dim).shape[:-1]):
         x = _shifted(_lines(input, dim)[at])
+        total = _sum_of_exp(x)
         for c in range(len(x)):
-            _lines(y, dim)[at][c] = x[c] - math.log(_sum_of_exp(x))
+            _lines(y, dim)[at][c] = x[c] - math.log(total)
     return y.astype(input.dtype), y
 
 
@@ -450,7 +453,7 @@ def cross_entropy_forward(input, target, weight, ignore_index, reduction, label_
         x, w = _shifted(_lines(input, 1)[at]), [1.0] * input.shape[1] if weight is None else weight.tolist()
         t, total = _wanted(target[at], w, label_smoothing), _sum_of_exp(x)
         total_weight += w[target[at]]
-        for c in range(len(x)):
+        for c in (c for c in range(len(x)) if t[c]):  # 0 · log p is 0, even where p is 0
             losses[at] -= t[c] * (x[c] - math.log(total))
     if reduction != "none":
         losses = losses.sum() / (total_weight if reduction == "mean" else 1)

@@ -1,0 +1,118 @@
+"""Linear and matmul against sums over named axes."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minicnn.kernels import linear
+
+from .helpers import (
+    Pair,
+    assert_adjoint,
+    assert_close,
+    drawn,
+    dtypes,
+    each_implementation,
+    implementations,
+    normal,
+    run,
+    seeds,
+)
+
+MATMUL = Pair(linear.matmul_forward, linear.matmul_backward)
+lengths = st.integers(1, 4)
+
+
+@st.composite
+def layers(draw):
+    """(input, weight, bias): a batch of no, one or more axes, also empty; a weight of one axis or two."""
+    batch, inputs = draw(st.lists(st.integers(0, 3), max_size=3)), draw(lengths)
+    outputs = draw(st.one_of(st.just(()), st.tuples(lengths)))
+    bias = draw(st.sampled_from([None, (), (1,), outputs]))
+    if outputs == () and bias == (1,):
+        bias = ()  # would add an axis to the output
+    rng, dtype, shapes = np.random.default_rng(draw(seeds)), draw(dtypes), ((*batch, inputs), (*outputs, inputs), bias)
+    return tuple(None if shape is None else normal(rng, shape, dtype) for shape in shapes)
+
+
+def linear_oracle(input, weight, bias):
+    subscripts = "...c,oc->...o" if weight.ndim == 2 else "...c,c->..."
+    return np.einsum(subscripts, input.astype(np.float64), weight.astype(np.float64)) + (0.0 if bias is None else bias)
+
+
+@drawn
+@given(layers(), seeds)
+def test_linear(arrays, seed):
+    input, weight, bias = arrays
+    rng = np.random.default_rng([seed, 4])
+    for pair in implementations("linear").values():
+        result = run(pair, arrays, seed=seed)
+        expected = np.asarray(linear_oracle(*arrays))
+        assert_close(result.output, expected.astype(input.dtype))
+        assert_adjoint(lambda d: linear_oracle(d, weight, None), result.grad_output, result.grads[0], rng)
+        assert_adjoint(lambda d: linear_oracle(input, d, None), result.grad_output, result.grads[1], rng)
+        if bias is not None:
+            spread = functools.partial(np.broadcast_to, shape=expected.shape)
+            assert_adjoint(spread, result.grad_output, result.grads[2], rng)
+
+
+@each_implementation("linear")
+def test_linear_by_hand(pair):
+    x, w, b = (np.array(a, dtype=np.float32) for a in ([[1, 2], [3, 4]], [[5, 6], [7, 8], [9, 10]], [0.5, 0, -1]))
+    output, saved = pair.forward(x, w, b)
+    np.testing.assert_array_equal(output, [[17.5, 23, 28], [39.5, 53, 66]])
+    grads = pair.backward(np.array([[1, 0, 2], [0, 1, 0]], dtype=np.float32), saved, (True, True, True))
+    for grad, expected in zip(grads, ([[23, 26], [7, 8]], [[1, 2], [3, 4], [2, 4]], [1, 1, 2]), strict=True):
+        np.testing.assert_array_equal(grad, expected)
+
+
+@each_implementation("linear")
+@pytest.mark.parametrize("shapes", [((2, 0), (3, 0), (3,)), ((2, 3), (0, 3), (0,))], ids=["no inputs", "no outputs"])
+def test_linear_without_inputs_or_outputs(pair, shapes):
+    """PyTorch allows either: a sum of nothing is 0."""
+    arrays = tuple(map(np.ones, shapes))
+    result = run(pair, arrays)
+    np.testing.assert_array_equal(result.output, np.ones((2, shapes[1][0])))
+    assert_close(result.grads[0], np.zeros(shapes[0]))
+    assert_close(result.grads[1], np.zeros(shapes[1]))
+    assert_close(result.grads[2], result.grad_output.sum(0))
+
+
+@st.composite
+def products(draw):
+    """Two operands: vectors, matrices, or stacks of matrices whose leading axes broadcast."""
+    n, k, m = draw(st.integers(0, 3)), draw(lengths), draw(lengths)
+    stack = draw(st.lists(lengths, max_size=2))
+
+    def leading():
+        kept = stack[draw(st.integers(0, len(stack))) :]
+        return [draw(st.sampled_from([1, length])) for length in kept]
+
+    rng, dtype = np.random.default_rng(draw(seeds)), draw(dtypes)
+    left = draw(st.sampled_from([(k,), (*leading(), n, k)]))
+    right = draw(st.sampled_from([(k,), (*leading(), k, m)]))
+    return normal(rng, left, dtype), normal(rng, right, dtype)
+
+
+def matmul_oracle(left, right):
+    rows, columns = ("n" if left.ndim > 1 else ""), ("m" if right.ndim > 1 else "")
+    left_axes, right_axes = ("..." if left.ndim > 2 else ""), ("..." if right.ndim > 2 else "")
+    output = left_axes or right_axes
+    subscripts = f"{left_axes}{rows}k,{right_axes}k{columns}->{output}{rows}{columns}"
+    return np.einsum(subscripts, left.astype(np.float64), right.astype(np.float64))
+
+
+@drawn
+@given(products(), seeds)
+def test_matmul(arrays, seed):
+    left, right = arrays
+    rng = np.random.default_rng([seed, 5])
+    result = run(MATMUL, arrays, seed=seed)
+    assert_close(result.output, np.asarray(matmul_oracle(left, right)).astype(left.dtype))
+    assert_adjoint(lambda d: matmul_oracle(d, right), result.grad_output, result.grads[0], rng)
+    assert_adjoint(lambda d: matmul_oracle(left, d), result.grad_output, result.grads[1], rng)
