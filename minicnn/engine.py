@@ -628,9 +628,11 @@ def _deliver(step: Step) -> None:
 
 
 def _accumulate(leaf: Tensor, grad: Array, known: tuple[Array, ...]) -> None:
-    """Add `grad` to ``leaf.grad``; the first time, take a copy if it may be somebody else's (`known`) array."""
+    """Add `grad` to ``leaf.grad``; the first time, take a copy if it may be somebody else's (`known`) array, or if it is
+    one number broadcast (a stride is 0), because a ``.grad`` can be written to."""
     if leaf.grad is not None:
         leaf.grad = leaf.grad + grad
         return
     xp = backend.array_module(grad)
-    leaf.grad = grad.copy() if any(xp.may_share_memory(grad, other) for other in known) else grad
+    shared = 0 in grad.strides or any(xp.may_share_memory(grad, other) for other in known)
+    leaf.grad = grad.copy() if shared else grad
