@@ -6,6 +6,8 @@ import difflib
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 
 def choose_variant(network: str, variant: str, known: Sequence[str] = ("paper", "torchvision")) -> str:
     """`variant` if it is one of `known`.
@@ -24,7 +26,7 @@ def choose_variant(network: str, variant: str, known: Sequence[str] = ("paper", 
 def check_counts(network: str, **counts: int) -> None:
     """Each of `counts` (``num_classes=…, in_channels=…``) must be a positive int."""
     for argument, count in counts.items():
-        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        if not isinstance(count, int | np.integer) or isinstance(count, bool) or count < 1:
             raise ValueError(f"{network}: {argument} is {count!r}, and must be a positive int")
 
 

@@ -1,0 +1,169 @@
+"""GoogLeNet: Szegedy et al., "Going deeper with convolutions", CVPR 2015.
+
+Table 1, 22 layers deep. "Reduce" is a 1×1 convolution before the 3×3 or 5×5, "proj" one behind the pooling::
+
+    layer        output       depth  1×1  3×3 reduce  3×3  5×5 reduce  5×5  pool proj
+    conv1        64×112×112   1      7×7, stride 2
+    max pool     64×56×56     0      3×3, stride 2; local response normalisation
+    conv2        192×56×56    2                   64  192               (1×1, then 3×3: conv2 and conv3 below)
+    max pool     192×28×28    0      local response normalisation; 3×3, stride 2
+    inception3a  256×28×28    2       64          96  128          16   32         32
+    inception3b  480×28×28    2      128         128  192          32   96         64
+    max pool     480×14×14    0      3×3, stride 2
+    inception4a  512×14×14    2      192          96  208          16   48         64     first auxiliary classifier
+    inception4b  512×14×14    2      160         112  224          24   64         64
+    inception4c  512×14×14    2      128         128  256          24   64         64
+    inception4d  528×14×14    2      112         144  288          32   64         64     second auxiliary classifier
+    inception4e  832×14×14    2      256         160  320          32  128        128
+    max pool     832×7×7      0      3×3, stride 2
+    inception5a  832×7×7      2      256         160  320          32  128        128
+    inception5b  1024×7×7     2      384         192  384          48  128        128
+    average      1024×1×1     0      over the whole map; dropout 40 %
+    fc           1000         1      softmax
+    parameters   6,998,552 for use, and 13,378,280 with both auxiliary classifiers
+
+The paper gives neither the constants of its response normalisation (here PyTorch's defaults, over 5 channels) nor an
+initialisation (here He et al. 2015). A departure: auxiliary classifiers average maps smaller than the paper's 14×14
+evenly, to 4×4 or the map's own size, not by 5×5 windows. ``variant="torchvision"``: batch norm instead of response
+normalisation and biases, 3×3 where the paper has 5×5, a last max pool of 2×2, dropout 20 %, weights from N(0, 0.01²).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+from .. import functional as F
+from .. import nn
+from ..engine import Tensor
+from .variant import check_counts, check_images, choose_size, choose_variant, scaled
+
+INCEPTION = {  # 1×1, 3×3 reduce, 3×3, 5×5 reduce, 5×5, pool proj
+    "3a": (64, 96, 128, 16, 32, 32), "3b": (128, 128, 192, 32, 96, 64),
+    "4a": (192, 96, 208, 16, 48, 64), "4b": (160, 112, 224, 24, 64, 64), "4c": (128, 128, 256, 24, 64, 64),
+    "4d": (112, 144, 288, 32, 64, 64), "4e": (256, 160, 320, 32, 128, 128),
+    "5a": (256, 160, 320, 32, 128, 128), "5b": (384, 192, 384, 48, 128, 128),
+}  # fmt: skip
+
+
+class GoogLeNetOutputs(NamedTuple):
+    """What training returns: scores (N, num_classes) of the network and of its auxiliary classifiers."""
+
+    logits: Tensor
+    aux_logits2: Tensor
+    aux_logits1: Tensor
+
+
+def googlenet_loss(outputs: GoogLeNetOutputs | Tensor, target: Any, auxiliary_weight: float = 0.3) -> Tensor:
+    """Cross-entropy, with that of the auxiliary classifiers, where there are any, weighted by 0.3 (section 5)."""
+    if not isinstance(outputs, GoogLeNetOutputs):
+        return F.cross_entropy(outputs, target)
+    main, aux2, aux1 = (F.cross_entropy(scores, target) for scores in outputs)
+    return main + auxiliary_weight * (aux1 + aux2)
+
+
+class ConvUnit(nn.Sequential):
+    """A convolution and ReLU; torchvision has batch norm between them and no bias."""
+
+    def __init__(self, variant: str, in_channels: int, channels: int, size: int, stride: int = 1):
+        conv = nn.Conv2d(in_channels, channels, size, stride, padding=size // 2, bias=variant == "paper")
+        norm = [] if variant == "paper" else [("bn", nn.BatchNorm2d(channels, eps=0.001))]
+        super().__init__(("conv", conv), *norm, ("relu", nn.ReLU()))
+
+
+class Inception(nn.Module):
+    """Figure 2b: four branches over one input, joined along the channels; `channels` is a row of the table."""
+
+    def __init__(self, variant: str, in_channels: int, channels: tuple[int, ...]):
+        super().__init__()
+        c1, reduce3, c3, reduce5, c5, projection = channels
+        unit = partial(ConvUnit, variant)
+        self.branch1 = unit(in_channels, c1, 1)
+        self.branch2 = nn.Sequential(unit(in_channels, reduce3, 1), unit(reduce3, c3, 3))
+        self.branch3 = nn.Sequential(unit(in_channels, reduce5, 1), unit(reduce5, c5, 5 if variant == "paper" else 3))
+        self.branch4 = nn.Sequential(nn.MaxPool2d(3, stride=1, padding=1), unit(in_channels, projection, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.cat([self.branch1(x), self.branch2(x), self.branch3(x), self.branch4(x)], dim=1)
+
+
+class AuxiliaryClassifier(nn.Sequential):
+    """Section 5: average pooling of maps of `side`, 1×1 convolution to 128, 1024 units, dropout 70 %, scores."""
+
+    def __init__(self, variant: str, in_channels: int, num_classes: int, side: int, width: float):
+        channels, hidden, pooled = scaled(128, width), scaled(1024, width), min(4, side)
+        pool: nn.Module = nn.AdaptiveAvgPool2d(pooled)
+        if variant == "paper" and side >= 14:
+            pool, pooled = nn.AvgPool2d(5, stride=3), (side - 5) // 3 + 1
+        super().__init__(
+            ("pool", pool), ("conv", ConvUnit(variant, in_channels, channels, 1)), ("flatten", nn.Flatten()),
+            ("fc1", nn.Linear(channels * pooled * pooled, hidden)), ("relu", nn.ReLU()), ("dropout", nn.Dropout(0.7)),
+            ("fc2", nn.Linear(hidden, num_classes)),
+        )  # fmt: skip
+
+
+class GoogLeNet(nn.Module):
+    """GoogLeNet: images (N, in_channels, height, width) → scores (N, num_classes), in training `GoogLeNetOutputs`."""
+
+    def __init__(
+        self, num_classes: int, variant: str, in_channels: int, input_size: int | None, aux_logits: bool, width: float
+    ):
+        super().__init__()
+        self.architecture, self.variant = "googlenet", choose_variant("googlenet", variant)
+        check_counts("googlenet", num_classes=num_classes, in_channels=in_channels)
+        paper = variant == "paper"
+        self.smallest = 31 if paper else 15
+        self.input_size = choose_size("googlenet", input_size, 224, self.smallest)
+        unit, norm = partial(ConvUnit, variant), partial(nn.LocalResponseNorm, 5) if paper else nn.Identity
+        c1, c2, c3 = (scaled(c, width) for c in (64, 64, 192))
+        self.conv1 = unit(in_channels, c1, 7, stride=2)
+        self.maxpool1, self.norm1 = nn.MaxPool2d(3, stride=2, ceil_mode=True), norm()
+        self.conv2, self.conv3 = unit(c1, c2, 1), unit(c2, c3, 3)
+        self.norm2, self.maxpool2 = norm(), nn.MaxPool2d(3, stride=2, ceil_mode=True)
+        channels = {"2": c3}  # that leave each module
+        for previous, name in zip(["2", *INCEPTION], INCEPTION, strict=False):
+            row = tuple(scaled(c, width) for c in INCEPTION[name])
+            setattr(self, f"inception{name}", Inception(variant, channels[previous], row))
+            channels[name] = row[0] + row[2] + row[4] + row[5]
+        self.maxpool3 = nn.MaxPool2d(3, stride=2, ceil_mode=True)
+        self.maxpool4 = nn.MaxPool2d(3 if paper else 2, stride=2, ceil_mode=True)
+        self.aux_logits = aux_logits
+        if aux_logits:
+            side = (self.input_size + 1) // 2 // 8 if paper else 4  # of the maps; torchvision averages all to 4×4
+            self.aux1 = AuxiliaryClassifier(variant, channels["4a"], num_classes, side, width)
+            self.aux2 = AuxiliaryClassifier(variant, channels["4d"], num_classes, side, width)
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.dropout = nn.Dropout(0.4 if paper else 0.2)
+        self.fc = nn.Linear(channels["5b"], num_classes)
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d | nn.Linear) and paper:
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                nn.init.zeros_(layer.bias)
+            elif isinstance(layer, nn.Conv2d | nn.Linear):
+                nn.init.trunc_normal_(layer.weight, std=0.01)
+
+    def forward(self, images: Tensor) -> Tensor | GoogLeNetOutputs:
+        check_images("googlenet", images, self.smallest)
+        x = self.norm1(self.maxpool1(self.conv1(images)))
+        x = self.maxpool2(self.norm2(self.conv3(self.conv2(x))))
+        x = self.maxpool3(self.inception3b(self.inception3a(x)))
+        x = x4a = self.inception4a(x)
+        x = x4d = self.inception4d(self.inception4c(self.inception4b(x)))
+        x = self.maxpool4(self.inception4e(x))
+        x = self.inception5b(self.inception5a(x))
+        logits = self.fc(self.dropout(F.flatten(self.avgpool(x), 1)))
+        if self.training and self.aux_logits:
+            return GoogLeNetOutputs(logits, self.aux2(x4d), self.aux1(x4a))
+        return logits
+
+
+def googlenet(
+    num_classes: int = 1000, variant: str = "paper", in_channels: int = 3, input_size: int | None = None,
+    aux_logits: bool = True, width: float = 1.0,
+) -> GoogLeNet:  # fmt: skip
+    """GoogLeNet for sides from 31 (torchvision's: 15); the paper's auxiliary classifiers are sized for `input_size`.
+
+    Beside the arguments that all the networks take:
+        aux_logits: whether to have the two auxiliary classifiers; training then returns `GoogLeNetOutputs`.
+    """
+    return GoogLeNet(num_classes, variant, in_channels, input_size, aux_logits, width)
