@@ -11,7 +11,7 @@ ones. Each function returns its tensor. An empty tensor is left as it is.
 
 Raises, throughout:
     TypeError: the tensor is no `Tensor` of real floating-point numbers, or `generator` is no generator.
-    ValueError: an argument is out of its range, or a tensor of fewer than two dimensions is given where a fan is needed.
+    ValueError: an argument is out of its range, or a fan is needed and the tensor has fewer than two dimensions.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from collections.abc import Callable
 import numpy as np
 
 from .. import backend
-from ..engine import Tensor
+from ..engine import Tensor, is_dry_run
 
 Generator = np.random.Generator
 
-BLOCK = 1 << 17  # numbers drawn at a time, so that a layer of 100 million weights needs no float64 copy of them all
+BLOCK = 1 << 16  # numbers drawn at a time, so that a layer of 100 million weights needs no float64 copy of them all
 
 _GAINS = {
     "linear": 1.0,
@@ -46,7 +46,8 @@ _GAINS = {
 def constant_(tensor: Tensor, val: float) -> Tensor:
     """Fill with `val`."""
     _check_tensor("constant_", tensor)
-    tensor.data[...] = val
+    if not is_dry_run():
+        tensor.data[...] = val
     return tensor
 
 
@@ -189,7 +190,7 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
         raise ValueError(f"calculate_gain: unknown nonlinearity {nonlinearity!r}. {hint}")
     slope = 0.01 if param is None else param
     if isinstance(slope, bool) or not isinstance(slope, int | float):
-        raise ValueError(f"calculate_gain: param is {slope!r}, and for 'leaky_relu' must be a number, its negative slope")
+        raise ValueError(f"calculate_gain: param is {slope!r}, and must be a number, the slope of 'leaky_relu'")
     return math.sqrt(2 / (1 + slope**2))
 
 
@@ -202,8 +203,8 @@ def fan_in_and_fan_out(tensor: Tensor) -> tuple[int, int]:
     _check_tensor("fan_in_and_fan_out", tensor)
     if tensor.ndim < 2:
         raise ValueError(
-            f"fan_in_and_fan_out: the tensor has shape {tensor.shape}, and must have at least two dimensions, (out, in, "
-            "...): a bias has no fan. Fill it with zeros_, constant_ or uniform_"
+            f"fan_in_and_fan_out: the tensor has shape {tensor.shape}, and must have at least two dimensions, "
+            "(out, in, ...): a bias has no fan. Fill it with zeros_, constant_ or uniform_"
         )
     window = math.prod(tensor.shape[2:])
     return tensor.shape[1] * window, tensor.shape[0] * window
@@ -231,7 +232,9 @@ def orthogonal_(tensor: Tensor, gain: float = 1, generator: Generator | None = N
     return _write(tensor, gain * (q if rows >= columns else q.T))
 
 
-def alexnet_(weight: Tensor, bias: Tensor, bias_value: float, generator: Generator | None = None) -> tuple[Tensor, Tensor]:
+def alexnet_(
+    weight: Tensor, bias: Tensor, bias_value: float, generator: Generator | None = None
+) -> tuple[Tensor, Tensor]:
     """Start one layer of AlexNet: weights from N(0, 0.01²), all biases `bias_value`.
 
     Krizhevsky, Sutskever & Hinton 2012, section 5: biases of one in the second, fourth and fifth convolution and in
@@ -257,10 +260,14 @@ def _fan(name: str, tensor: Tensor, mode: str) -> int:
     return fan_in_and_fan_out(tensor)[mode == "fan_out"]
 
 
-def _draw(name: str, tensor: Tensor, generator: Generator | None, draw: Callable[[Generator, int], np.ndarray]) -> Tensor:
+def _draw(
+    name: str, tensor: Tensor, generator: Generator | None, draw: Callable[[Generator, int], np.ndarray]
+) -> Tensor:
     """Fill `tensor`, in order, with what ``draw(random, n)`` gives."""
     _check_tensor(name, tensor)
     random = _generator(name, generator)
+    if is_dry_run():
+        return tensor
     values = np.empty(tensor.size, tensor.dtype)
     for start in range(0, tensor.size, BLOCK):
         block = values[start : start + BLOCK]

@@ -19,7 +19,7 @@ import numpy as np
 from ..backend import Array, array_module, is_array
 from ..engine import Tensor
 
-BLOCK = 1 << 17  # numbers widened to float64 at a time
+BLOCK = 1 << 16  # numbers widened to float64 at a time, so that they stay in the cache
 
 Parameters = Tensor | Iterable[Tensor] | Iterable[tuple[str, Tensor]]
 
@@ -52,8 +52,8 @@ def clip_grad_norm_(
     if error_if_nonfinite and not math.isfinite(norm):
         raise RuntimeError(
             f"clip_grad_norm_: the norm of the gradients is {norm}, so they cannot be scaled to {max_norm}. "
-            f"{_not_finite(with_grads)}. Nothing has been changed. Look for the first step whose loss is not finite (too "
-            "large a learning rate, a log or a division of 0), or pass error_if_nonfinite=False to scale regardless"
+            f"{_not_finite(with_grads)}. Nothing has been changed. Look for the first step whose loss is not finite "
+            "(too large a rate, a log or a division of 0), or pass error_if_nonfinite=False to scale regardless"
         )
     factor = max_norm / (norm + 1e-6)
     if not factor >= 1:  # NaN scales too
@@ -99,7 +99,8 @@ def get_total_norm(
     if not p > 0:
         raise ValueError(f"get_total_norm: norm_type is {norm_type}, and must be above 0")
     norms = []
-    for x in [tensors] if isinstance(tensors, Tensor) or is_array(tensors) else tensors:
+    given: list[Any] = [tensors] if isinstance(tensors, Tensor) or is_array(tensors) else list(tensors)
+    for x in given:
         flat = (x.data if isinstance(x, Tensor) else x).reshape(-1)
         norms += [_norm(flat[start : start + BLOCK], p) for start in range(0, flat.size, BLOCK)]
     norm = _norm(np.array(norms), p)  # the norm of the norms of the parts is that of the whole
@@ -116,9 +117,9 @@ def _norm(x: Array, p: float) -> float:
     return largest * float(((sizes / largest) ** p).sum()) ** (1 / p)
 
 
-def _with_gradients(name: str, parameters: Parameters) -> Iterator[tuple[str, Tensor]]:
+def _with_gradients(name: str, parameters: Parameters) -> Iterator[tuple[str, Any]]:
     """The parameters that have a gradient, each with its name or else its place."""
-    given = [parameters] if isinstance(parameters, Tensor) else list(parameters)
+    given: list[Any] = [parameters] if isinstance(parameters, Tensor) else list(parameters)
     if not given and isinstance(parameters, Iterator):
         warnings.warn(
             f"{name}: parameters is a generator that gave nothing (was it walked before?), so nothing is clipped",
