@@ -628,7 +628,7 @@ def _deliver(step: Step) -> None:
 
 
 def _accumulate(leaf: Tensor, grad: Array, known: tuple[Array, ...]) -> None:
-    """Add `grad` to ``leaf.grad``; the first time, take a copy if it may be somebody else's (`known`) array, or if it is
+    """Add `grad` to ``leaf.grad``. The first time, copy it if it may be somebody else's (`known`) array, or if it is
     one number broadcast (a stride is 0), because a ``.grad`` can be written to."""
     if leaf.grad is not None:
         leaf.grad = leaf.grad + grad

@@ -121,7 +121,7 @@ def test_no_two_gradients_share_memory():
     assert not np.shares_memory(c.grad, kept.grad) and not np.shares_memory(c.grad, gradient)
 
 
-@pytest.mark.parametrize("reduce", [lambda x: x.mean(), lambda x: x.sum(), lambda x: x.mean(0).sum(), lambda x: x[0].sum()])
+@pytest.mark.parametrize("reduce", [lambda x: x.mean(), lambda x: x.sum(), lambda x: x.mean(0).sum()])
 def test_a_gradient_can_be_written_to(reduce):
     """mean() and sum() spread one number over the whole shape, which is a view that must not end up as a .grad."""
     x = leaf(2, 3)
