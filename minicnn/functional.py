@@ -16,7 +16,7 @@ import numpy as np
 
 from . import backend
 from .backend import Array
-from .engine import Op, Tensor, apply, apply_with_saved, current_path
+from .engine import Op, Tensor, apply, apply_with_saved, current_path, is_dry_run
 from .kernels import activation as A
 from .kernels import conv as C
 from .kernels import elementwise as E
@@ -47,13 +47,16 @@ def _optional(x: TensorLike | None) -> Tensor | None:
     return None if x is None else _tensor(x)
 
 
-def _operand(x: Any, other: Tensor) -> Tensor:
+def _operand(name: str, x: Any, other: Tensor) -> Tensor:
     """The other side of an operator: a number or an integer array takes the tensor's dtype, so it never widens it."""
     if isinstance(x, Tensor):
         return x
     if backend.is_array(x) and not isinstance(x, np.generic):
         return Tensor(x.astype(other.dtype) if x.dtype.kind in "biu" else x)
-    return Tensor(backend.like(np.asarray(x, dtype=other.dtype), other.data))
+    number = np.asarray(x)
+    if number.dtype.kind not in "biufc":
+        raise TypeError(f"{located(name)}: an operand is {x!r}, and must be a number, an array or a Tensor")
+    return Tensor(backend.like(number.astype(other.dtype), other.data))
 
 
 def _plain(x: TensorLike | None, reference: Tensor, dtype: Any = None) -> Array | None:
@@ -99,10 +102,21 @@ def _axes(name: str, dim: Any, ndim: int) -> tuple[int, ...]:
     return axes if ndim else ()
 
 
-def _same_dtype(name: str, **arguments: Tensor | None) -> None:
+def _floating(name: str, argument: str, t: Tensor | Array) -> None:
+    """Integers have no gradient, so an operation that has one does not take them."""
+    if t.dtype.kind not in "fc":
+        raise TypeError(
+            f"{located(name)}: {argument} is {t.dtype}, and must hold floating-point numbers. Convert it first, for "
+            "instance with .to(dtype='float32')"
+        )
+
+
+def _same_dtype(name: str, **arguments: Tensor | Array | None) -> None:
     """Layers do not widen silently: a float64 image in a float32 network is an error that says so."""
     found = {k: t for k, t in arguments.items() if t is not None}
     (first, reference), *others = found.items()
+    for argument, t in found.items():
+        _floating(name, argument, t)
     for argument, t in others:
         if t.dtype != reference.dtype and "c" not in t.dtype.kind + reference.dtype.kind:
             raise TypeError(
@@ -120,6 +134,7 @@ def _images(name: str, input: TensorLike) -> tuple[Tensor, bool]:
             f"{located(name)}: input has shape {input.shape}, and must be (batch, channels, height, width) or "
             "(channels, height, width)"
         )
+    _floating(name, "input", input)
     return (unsqueeze(input, 0), True) if input.ndim == 3 else (input, False)
 
 
@@ -154,15 +169,31 @@ CLAMP = Op(
 )
 
 
-def _binary(op: Op, a: Any, b: Any) -> Tensor:
-    a, b = (a, _operand(b, a)) if isinstance(a, Tensor) else (_operand(a, b), b)
+def _promoted(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+    """PyTorch's rule: a tensor of no dimensions takes the dtype of those that have some, and never widens them."""
+    dtypes = [t.dtype for t in tensors if t is not None and t.ndim]
+    if not dtypes:
+        return tensors
+    dtype = np.result_type(*dtypes)
+    return tuple(t if t is None or t.ndim or t.dtype.kind != dtype.kind else to(t, dtype=dtype) for t in tensors)
+
+
+def _check_broadcast(name: str, *tensors: Tensor | None) -> None:
+    shapes = [t.shape for t in tensors if t is not None]
     try:
-        np.broadcast_shapes(a.shape, b.shape)
+        np.broadcast_shapes(*shapes)
     except ValueError:
         raise ValueError(
-            f"{located(op.name)}: shapes {a.shape} and {b.shape} do not broadcast: aligned at the right, axes must be "
-            "equal or 1"
+            f"{located(name)}: shapes {' and '.join(map(str, shapes))} do not broadcast: aligned at the right, axes "
+            "must be equal or 1"
         ) from None
+
+
+def _binary(op: Op, a: Any, b: Any) -> Tensor:
+    a, b = (a, _operand(op.name, b, a)) if isinstance(a, Tensor) else (_operand(op.name, a, b), b)
+    if a.dtype != b.dtype:
+        a, b = _promoted(a, b)
+    _check_broadcast(op.name, a, b)
     return apply(op, a, b)
 
 
@@ -171,8 +202,9 @@ def clamp(input: TensorLike, min: Any = None, max: Any = None) -> Tensor:
     if min is None and max is None:
         raise ValueError(f"{located('clamp')}: give min, max or both")
     input = _tensor(input)
-    low, high = (None if bound is None else _operand(bound, input) for bound in (min, max))
-    return apply(CLAMP, input, low, high)
+    low, high = (None if bound is None else _operand("clamp", bound, input) for bound in (min, max))
+    _check_broadcast("clamp", input, low, high)
+    return apply(CLAMP, *_promoted(input, low, high))
 
 
 TO_DTYPE = Op("to_dtype", E.to_dtype_forward, E.to_dtype_backward, _same, False, "y = x in another precision;  ∂x = g")
@@ -184,16 +216,16 @@ def to(input: Tensor, device: Any = None, dtype: Any = None) -> Tensor:
 
     The first argument may be either: ``x.to("cuda")``, ``x.to("float64")``.
     """
-    if (
-        device is not None
-        and dtype is None
-        and not (isinstance(device, str) and device.partition(":")[0] in ("cpu", "cuda"))
-    ):
+    if dtype is None and not (isinstance(device, str) and device.partition(":")[0] in ("cpu", "cuda")):
+        device, dtype = None, device
+    if dtype is not None:
         try:
-            device, dtype = None, np.dtype(device)
+            dtype = np.dtype(dtype)
         except TypeError:
-            backend.parse_device(device)  # raises: it is no device either
-    if dtype is not None and (dtype := np.dtype(dtype)) != input.dtype:
+            raise ValueError(
+                f"to: {dtype!r} is neither a device ('cpu', 'cuda' or 'cuda:N') nor a dtype ('float32', 'float64')"
+            ) from None
+    if dtype is not None and dtype != input.dtype:
         if dtype.kind in "fc" and input.dtype.kind in "fc":
             input = apply(TO_DTYPE, input, dtype=dtype)
         else:
@@ -264,8 +296,8 @@ def _indexed(shape, index):
 
 
 def _joined(*shapes, dim):
-    shapes = [s for s in shapes if s != (0,)] or shapes
-    return (*shapes[0][:dim], builtins.sum(s[dim] for s in shapes), *shapes[0][dim + 1 :])
+    present = [s for s in shapes if s != (0,)] or shapes
+    return (*present[0][:dim], builtins.sum(s[dim] for s in present), *present[0][dim + 1 :])
 
 
 RESHAPE = Op(
@@ -293,7 +325,9 @@ PAD = Op(
 
 def reshape(input: Tensor, *shape: Any) -> Tensor:
     """The same entries in another shape; one length may be −1, to be found from the others."""
-    wanted = tuple(int(n) for n in (shape[0] if len(shape) == 1 and isinstance(shape[0], Sequence) else shape))
+    wanted = tuple(shape[0] if len(shape) == 1 and isinstance(shape[0], Sequence) else shape)
+    if not all(isinstance(n, int | np.integer) for n in wanted):
+        raise TypeError(f"{located('reshape')}: the shape must be made of ints, got {wanted}")
     size, known = math.prod(input.shape), math.prod(n for n in wanted if n != -1)
     if wanted.count(-1) > 1 or any(n < -1 for n in wanted):
         raise ValueError(f"{located('reshape')}: shape {wanted} has more than one unknown or a negative length")
@@ -345,7 +379,10 @@ def unsqueeze(input: Tensor, dim: int) -> Tensor:
 
 
 def getitem(input: Tensor, index: Any) -> Tensor:
-    """``x[index]``: ints, slices, ``...``, None, arrays of ints or booleans, as NumPy has them."""
+    """``x[index]``: ints, slices, ``...``, None, arrays of ints or booleans.
+
+    As in NumPy, but that ints take their axes away first, as in PyTorch: ``x[0, :, [1, 2]]`` is ``x[0][:, [1, 2]]``.
+    """
 
     def plain(part: Any) -> Any:
         if isinstance(part, Tensor):
@@ -355,18 +392,46 @@ def getitem(input: Tensor, index: Any) -> Tensor:
         if backend.is_array(part):
             if part.dtype.kind not in "biu":
                 raise TypeError(f"{located('getitem')}: an index is {part.dtype}, and must be integers or booleans")
-            return backend.like(part, input.data)
+            return int(part) if part.dtype.kind != "b" and part.ndim == 0 else backend.like(part, input.data)
         return part
 
-    index = tuple(plain(part) for part in index) if isinstance(index, tuple) else plain(index)
-    return apply(GETITEM, input, index=index)
+    def is_int(part: Any) -> bool:
+        return isinstance(part, int) and not isinstance(part, bool)
+
+    def take(input: Tensor, index: Any) -> Tensor:
+        try:
+            return apply(GETITEM, input, index=index)
+        except IndexError as error:
+            raise IndexError(f"{located('getitem')}: {error} (the tensor has shape {input.shape})") from None
+
+    if not isinstance(index, tuple):
+        return take(input, plain(index))
+    index = tuple(plain(part) for part in index)
+    if any(is_int(part) for part in index) and any(backend.is_array(part) for part in index):
+        ints: list[Any] = []
+        for part in index:
+            if is_int(part) or part is ...:
+                ints.append(part)
+            elif part is not None:  # a slice or an array, which takes an axis, or as many as a mask has
+                ints += [slice(None)] * (part.ndim if backend.is_array(part) and part.dtype.kind == "b" else 1)
+        input, index = take(input, tuple(ints)), tuple(part for part in index if not is_int(part))
+    return take(input, index)
+
+
+def _several(name: str, tensors: Sequence[TensorLike]) -> list[Tensor]:
+    if not isinstance(tensors, Sequence):
+        raise TypeError(f"{located(name)}: tensors must be a list or tuple of them, got {type(tensors).__name__}")
+    if not tensors:
+        raise ValueError(f"{located(name)}: needs at least one tensor")
+    for t in tensors:
+        if not isinstance(t, Tensor) and not backend.is_array(t):
+            raise TypeError(f"{located(name)}: {t!r} is neither a tensor nor an array")
+    return [_tensor(t) for t in tensors]
 
 
 def cat(tensors: Sequence[TensorLike], dim: int = 0) -> Tensor:
     """Tensors joined along an existing axis; their other axes must be equal."""
-    parts = [_tensor(t) for t in tensors]
-    if not parts:
-        raise ValueError(f"{located('cat')}: needs at least one tensor")
+    parts = _several("cat", tensors)
     present = [t for t in parts if t.shape != (0,)] or parts
     dim = _axis("cat", dim, present[0].ndim)
     first = present[0].shape
@@ -378,9 +443,7 @@ def cat(tensors: Sequence[TensorLike], dim: int = 0) -> Tensor:
 
 def stack(tensors: Sequence[TensorLike], dim: int = 0) -> Tensor:
     """Tensors of one shape joined along a new axis."""
-    parts = [_tensor(t) for t in tensors]
-    if not parts:
-        raise ValueError(f"{located('stack')}: needs at least one tensor")
+    parts = _several("stack", tensors)
     for t in parts:
         if t.shape != parts[0].shape:
             raise ValueError(f"{located('stack')}: shapes {parts[0].shape} and {t.shape} must be equal")
@@ -400,6 +463,8 @@ def pad(input: TensorLike, pad: Sequence[int], mode: str = "constant", value: fl
     input = _tensor(input)
     if mode != "constant":
         raise ValueError(f"{located('pad')}: mode is {mode!r}, and only 'constant' is offered")
+    if not isinstance(pad, Sequence) or not all(isinstance(n, int | np.integer) for n in pad):
+        raise TypeError(f"{located('pad')}: pad must be a list or tuple of ints, got {pad!r}")
     if len(pad) % 2 or len(pad) > 2 * input.ndim:
         raise ValueError(
             f"{located('pad')}: pad has {len(pad)} widths, and needs a pair for each of at most {input.ndim} axes"
@@ -510,8 +575,10 @@ def conv2d(
         )
     stride, dilation = pair("conv2d", "stride", stride, (1, 1)), pair("conv2d", "dilation", dilation, (1, 1))
     (out_channels, per_group, *size), channels = weight.shape, input.shape[1]
-    if groups < 1 or out_channels % groups:
-        raise ValueError(f"{located('conv2d')}: groups={groups} must be positive and divide the {out_channels} filters")
+    if not isinstance(groups, int | np.integer) or groups < 1 or out_channels % groups:
+        raise ValueError(
+            f"{located('conv2d')}: groups={groups} must be a positive int that divides the {out_channels} filters"
+        )
     if channels != per_group * groups:
         fits = channels // per_group if per_group and channels % per_group == 0 else 0
         hint = f". Did you mean groups={fits}?" if fits and out_channels % fits == 0 else ""
@@ -581,7 +648,7 @@ def _pool_arguments(
     name: str, input: Tensor, kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool
 ):
     size = pair(name, "kernel_size", kernel_size)
-    params = {
+    params: dict[str, Any] = {
         "kernel_size": size,
         "stride": pair(name, "stride", stride, size),
         "padding": pair(name, "padding", padding, (0, 0), least=0),
@@ -660,9 +727,10 @@ def adaptive_avg_pool2d(input: TensorLike, output_size: Any) -> Tensor:
     """
     input, single = _images("adaptive_avg_pool2d", input)
     wanted = tuple(output_size) if isinstance(output_size, Sequence) else (output_size, output_size)
-    wanted = tuple(n if o is None else o for o, n in zip(wanted, input.shape[2:], strict=False))
+    if len(wanted) == 2:
+        wanted = tuple(n if o is None else o for o, n in zip(wanted, input.shape[2:], strict=True))
     size = pair("adaptive_avg_pool2d", "output_size", wanted, least=0)
-    if 0 in input.shape[1:]:
+    if 0 in input.shape[2:]:
         raise ValueError(f"{located('adaptive_avg_pool2d')}: input of shape {input.shape} has nothing to average")
     output = apply(ADAPTIVE_AVG_POOL2D, input, output_size=size)
     return squeeze(output, 0) if single else output
@@ -701,8 +769,8 @@ def local_response_norm(
         raise ValueError(
             f"{located('local_response_norm')}: input has shape {input.shape}, and must be (batch, channels, *)"
         )
-    if size < 1:
-        raise ValueError(f"{located('local_response_norm')}: size is {size}, and must be at least 1")
+    if not isinstance(size, int | np.integer) or size < 1:
+        raise ValueError(f"{located('local_response_norm')}: size is {size}, and must be an int of at least 1")
     return apply(LOCAL_RESPONSE_NORM, input, size=size, alpha=alpha, beta=beta, k=k)
 
 
@@ -714,17 +782,21 @@ def batch_norm(
     """Each channel shifted and scaled to mean 0 and variance 1, then by `weight` and `bias`. Ioffe and Szegedy 2015.
 
     In training the statistics are the batch's, and the running ones move towards them by `momentum`, in place (the
-    variance unbiased, as the paper's algorithm 2 has it). In evaluation the running ones are used; where there are
-    none, the batch's.
+    variance unbiased, as the paper's algorithm 2 has it). In evaluation the running ones are used. An empty batch moves
+    nothing.
 
     Args:
         input: (N, C, *).
-        running_mean, running_var, weight, bias: (C,) or None.
+        running_mean, running_var: (C,) both; or both None, in training only.
+        weight, bias: (C,) or None.
 
     Raises:
         ValueError: shapes that do not fit; training on a single value a channel, which has no variance.
+        TypeError: dtypes that differ.
     """
     input, weight, bias = _tensor(input), _optional(weight), _optional(bias)
+    if input.shape == (0,):  # nothing: PyTorch lets it pass
+        return input
     if input.ndim < 2:
         raise ValueError(f"{located('batch_norm')}: input has shape {input.shape}, and must be (batch, channels, *)")
     mean, var = _plain(running_mean, input), _plain(running_var, input)
@@ -734,20 +806,25 @@ def batch_norm(
                 f"{located('batch_norm')}: input has {input.shape[1]} channels, {argument} has shape {x.shape} and "
                 f"must have ({input.shape[1]},)"
             )
-    _same_dtype("batch_norm", input=input, weight=weight, bias=bias)
+    if eps < 0 or (eps == 0 and training):
+        raise ValueError(f"{located('batch_norm')}: eps is {eps}, and must be positive: it keeps 1/√(var + eps) finite")
+    _same_dtype("batch_norm", input=input, weight=weight, bias=bias, running_mean=mean, running_var=var)
     backend.common_module("batch_norm", input.data, mean, var)
-    if not training and mean is not None and var is not None:
+    if (mean is None) != (var is None) or (mean is None and not training):
+        raise ValueError(
+            f"{located('batch_norm')}: {'running_mean' if mean is None else 'running_var'} is missing. Evaluation "
+            "needs both running_mean and running_var, training both or neither"
+        )
+    if not training:
         return apply(BATCH_NORM_EVAL, input, weight, bias, mean=mean, var=var, eps=eps)
-    if not training and (mean is not None or var is not None):
-        raise ValueError(f"{located('batch_norm')}: evaluation needs both running_mean and running_var, or neither")
     count = math.prod(input.shape) // builtins.max(input.shape[1], 1)
-    if count == 1 and training:
+    if count == 1:
         raise ValueError(
             f"{located('batch_norm')}: input of shape {input.shape} has one value a channel, which has no variance. "
             "Use a larger batch, or evaluation mode: model.eval()"
         )
     output, saved = apply_with_saved(BATCH_NORM, input, weight, bias, eps=eps)
-    if training and saved is not None:
+    if saved is not None and count:
         _move_running_statistics(mean, var, saved[0], saved[1] * (count / builtins.max(count - 1, 1)), momentum)
     return output
 
@@ -823,13 +900,15 @@ def tanh(input: TensorLike) -> Tensor:
 def softmax(input: TensorLike, dim: int | None = None, dtype: Any = None) -> Tensor:
     """eˣ / Σ eˣ along `dim`; without one along axis 0 or 1, by PyTorch's old rule. `dtype` converts first."""
     input = _tensor(input) if dtype is None else to(_tensor(input), dtype=dtype)
-    return apply(SOFTMAX, input, dim=_softmax_axis("softmax", dim, input.ndim)) if input.ndim else exp(input - input)
+    dim = _softmax_axis("softmax", dim, input.ndim)
+    return apply(SOFTMAX, input, dim=dim) if input.ndim and input.size else exp(input - input)
 
 
 def log_softmax(input: TensorLike, dim: int | None = None, dtype: Any = None) -> Tensor:
     """x − log Σ eˣ along `dim`, the logarithm of `softmax` without its rounding."""
     input = _tensor(input) if dtype is None else to(_tensor(input), dtype=dtype)
-    return apply(LOG_SOFTMAX, input, dim=_softmax_axis("log_softmax", dim, input.ndim)) if input.ndim else input - input
+    dim = _softmax_axis("log_softmax", dim, input.ndim)
+    return apply(LOG_SOFTMAX, input, dim=dim) if input.ndim and input.size else input - input
 
 
 def _softmax_axis(name: str, dim: int | None, ndim: int) -> int:
@@ -847,6 +926,8 @@ def dropout(input: TensorLike, p: float = 0.5, training: bool = True, inplace: b
         raise ValueError(f"{located('dropout')}: p is {p}, and must be a probability between 0 and 1")
     if not training or p == 0:
         return input
+    if is_dry_run():  # a mask of shape alone; the random numbers stay where they are
+        return apply(DROPOUT, input, Tensor(np.broadcast_to(np.zeros((), dtype=input.dtype), input.shape)))
     kept = backend.generator().random(input.shape, dtype=np.float32) >= p
     mask = kept.astype(input.dtype) / (1 - p) if p < 1 else np.zeros(input.shape, dtype=input.dtype)
     return apply(DROPOUT, input, Tensor(backend.like(mask, input.data)))
@@ -879,15 +960,18 @@ MSE_LOSS = Op(
 )  # fmt: skip
 
 
-def _classes(name: str, input: Tensor, target: Any, ignore_index: int) -> Array:
+def _classes(name: str, input: Tensor, single: bool, target: Any, ignore_index: int) -> Array:
     """Class indices (N, *) for scores (N, C, *), checked on the host, where they usually still are."""
     target = target.data if isinstance(target, Tensor) else target if backend.is_array(target) else np.asarray(target)
     if target.dtype.kind not in "iu":
         raise TypeError(f"{located(name)}: target is {target.dtype}, and must hold class indices (integers)")
+    if single and target.shape == ():
+        target = target.reshape(1)
     expected = (input.shape[0], *input.shape[2:])
     if target.shape != expected:
         raise ValueError(
-            f"{located(name)}: input has shape {input.shape}, so target must have {expected}, and has {target.shape}"
+            f"{located(name)}: input has shape {input.shape[1:] if single else input.shape}, so target must have "
+            f"{() if single else expected}, and has {target.shape}"
         )
     host = backend.to_host(target)
     wrong = (host != ignore_index) & ((host < 0) | (host >= input.shape[1]))
@@ -914,6 +998,8 @@ def _scores(name: str, input: TensorLike) -> tuple[Tensor, bool]:
     input = _tensor(input)
     if input.ndim == 0:
         raise ValueError(f"{located(name)}: input is one number, and must be (classes,) or (batch, classes, *)")
+    if input.shape[builtins.min(input.ndim - 1, 1)] == 0:
+        raise ValueError(f"{located(name)}: input has shape {input.shape}, in which there are no classes")
     return (unsqueeze(input, 0), True) if input.ndim == 1 else (input, False)
 
 
@@ -952,13 +1038,12 @@ def cross_entropy(
         target = unsqueeze(target, 0) if single else target
         if target.shape != input.shape:
             raise ValueError(
-                f"{located(name)}: input has shape {input.shape}, and target is {target.dtype} of shape {target.shape}. "
+                f"{located(name)}: input has shape {input.shape}, target is {target.dtype} of shape {target.shape}. "
                 "Class probabilities must have the input's shape; class indices must be integers"
             )
         output = apply(SOFT_CROSS_ENTROPY, input, target, **params)
     else:
-        target = np.asarray(target)[None] if single else target
-        target = _classes(name, input, target, ignore_index)
+        target = _classes(name, input, single, target, ignore_index)
         output = apply(CROSS_ENTROPY, input, target=target, ignore_index=ignore_index, **params)
     return squeeze(output, 0) if single and reduction == "none" else output
 
@@ -972,22 +1057,32 @@ def nll_loss(
 ) -> Tensor:
     """Minus the entry at the target class, for log-probabilities `input`; arguments as for `cross_entropy`."""
     input, single = _scores("nll_loss", input)
-    target = np.asarray(target)[None] if single and np.ndim(target) == 0 else target
-    target = _classes("nll_loss", input, target, ignore_index)
+    target = _classes("nll_loss", input, single, target, ignore_index)
     weight, reduction = _class_weight("nll_loss", weight, input), _reduction("nll_loss", reduction)
     output = apply(NLL_LOSS, input, target=target, weight=weight, ignore_index=ignore_index, reduction=reduction)
     return squeeze(output, 0) if single and reduction == "none" else output
 
 
-def mse_loss(input: TensorLike, target: TensorLike, reduction: str = "mean") -> Tensor:
-    """(x − t)², averaged, summed or as it is; `input` and `target` broadcast, and both are differentiable."""
-    input, target = _tensor(input), _tensor(target)
+def mse_loss(
+    input: TensorLike, target: TensorLike, reduction: str = "mean", weight: TensorLike | None = None
+) -> Tensor:
+    """(x − t)², averaged, summed or as it is; `input` and `target` broadcast, and both are differentiable.
+
+    With a `weight` (of `input`'s shape, differentiable too) w (x − t)², and the mean is divided by Σ w.
+    """
+    input, target, weight = _tensor(input), _tensor(target), _optional(weight)
     _reduction("mse_loss", reduction)
-    try:
-        np.broadcast_shapes(input.shape, target.shape)
-    except ValueError:
-        raise ValueError(f"{located('mse_loss')}: input has shape {input.shape}, target {target.shape}") from None
-    return apply(MSE_LOSS, input, target, reduction=reduction)
+    _check_broadcast("mse_loss", input, target)
+    if weight is None:
+        return apply(MSE_LOSS, input, target, reduction=reduction)
+    if weight.shape != input.shape:
+        raise ValueError(
+            f"{located('mse_loss')}: weight has shape {weight.shape}, input {input.shape}: they must be equal"
+        )
+    losses = _binary(MUL, apply(MSE_LOSS, input, target, reduction="none"), weight)
+    if reduction == "none":
+        return losses
+    return sum(losses) if reduction == "sum" else _binary(DIV, sum(losses), sum(weight))
 
 
 # ---------------------------------------------------------------------------------- the operators of `Tensor`

@@ -12,8 +12,8 @@ def relu_forward(input):
 
 
 def relu_backward(grad_output, output, needs):
-    """The gate: open where x > 0. At 0 the slope is taken as 0."""
-    return (array_module(output).where(output > 0, grad_output, 0),)
+    """The gate: shut where x ≤ 0, so that at 0 the slope is 0, and a NaN lets its gradient pass."""
+    return (array_module(output).where(output <= 0, 0, grad_output),)
 
 
 def leaky_relu_forward(input, negative_slope):

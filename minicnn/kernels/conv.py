@@ -55,7 +55,7 @@ def conv2d_forward(input, weight, bias, stride, padding, dilation, groups):
     filters = weight.reshape(groups, out_channels // groups, -1)  # (groups, O/groups, K)
     output = (filters @ columns).reshape(out_channels, n, out_h, out_w)
     if bias is not None:
-        output += bias.reshape(-1, 1, 1, 1)
+        output = output + bias.reshape(-1, 1, 1, 1)
     return output.transpose(1, 0, 2, 3), (input, weight)  # (N, O, out_h, out_w), a view
 
 

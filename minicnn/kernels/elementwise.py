@@ -119,7 +119,8 @@ def abs_forward(input):
 
 
 def abs_backward(grad_output, input, needs):
-    return (grad_output * array_module(input).sign(input),)
+    xp = array_module(input)
+    return (xp.where(input > 0, grad_output, xp.where(input < 0, -grad_output, 0)),)
 
 
 def clamp_forward(input, min, max):
@@ -136,24 +137,15 @@ def clamp_forward(input, min, max):
 def clamp_backward(grad_output, saved, needs):
     """The gradient goes to whichever of the three was let through; at a bound, to the input."""
     input, min, max = saved
-    xp = array_module(input)
-    below = False if min is None else input < min
-    above = False if max is None else input > max
-    if min is not None and max is not None:
-        above = above | (min > max)
-        below = below & ~(min > max)
-    grad_input = grad_min = grad_max = None
-    if needs[0]:
-        inside = grad_output
-        if min is not None:
-            inside = xp.where(input < min, 0, inside)
-        if max is not None:
-            inside = xp.where(input > max, 0, inside)
-        grad_input = unbroadcast(inside, input.shape)
-    if needs[1]:
-        grad_min = unbroadcast(xp.where(below, grad_output, 0), min.shape)
-    if needs[2]:
-        grad_max = unbroadcast(xp.where(above, grad_output, 0), max.shape)
+    low = -float("inf") if min is None else min
+    high = float("inf") if max is None else max
+
+    def passed(where, shape):
+        return unbroadcast(array_module(input).where(where, grad_output, 0), shape)
+
+    grad_input = passed((low <= input) & (input <= high), input.shape) if needs[0] else None
+    grad_min = passed((input < low) & (low < high), min.shape) if needs[1] else None
+    grad_max = passed((input > high) | (low > high), max.shape) if needs[2] else None
     return grad_input, grad_min, grad_max
 
 

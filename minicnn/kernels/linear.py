@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 from ..backend import array_module
 from .elementwise import unbroadcast
 
@@ -15,9 +17,8 @@ def linear_forward(input, weight, bias):
 def linear_backward(grad_output, saved, needs):
     """∂L/∂x = g W, ∂L/∂W = gᵀ x summed over the batch, ∂L/∂b = g summed over the batch."""
     input, weight, bias_shape = saved
-    matrix = weight.reshape(-1, weight.shape[-1])  # (out, in)
-    rows = input.reshape(-1, weight.shape[-1])  # (batch, in)
-    grad_rows = grad_output.reshape(-1, matrix.shape[0])  # (batch, out)
+    batch, outs, ins = prod(input.shape[:-1]), prod(weight.shape[:-1]), weight.shape[-1]
+    matrix, rows, grad_rows = weight.reshape(outs, ins), input.reshape(batch, ins), grad_output.reshape(batch, outs)
     grad_input = (grad_rows @ matrix).reshape(input.shape) if needs[0] else None
     grad_weight = (grad_rows.T @ rows).reshape(weight.shape) if needs[1] else None
     grad_bias = unbroadcast(grad_output, bias_shape) if needs[2] else None

@@ -33,10 +33,11 @@ def _item_weights(input: Array, target: Array, weight: Array | None, ignore_inde
 
 
 def _pick(values: Array, target: Array, ignore_index: int) -> Array:
-    """(N, *): each item's entry at its target class; at class 0 where ignored."""
+    """(N, *): each item's entry at its target class; 0 where ignored."""
     xp = array_module(values)
     index = xp.where(target == ignore_index, 0, target)
-    return xp.take_along_axis(values, xp.expand_dims(index, 1), axis=1)[:, 0]
+    picked = xp.take_along_axis(values, xp.expand_dims(index, 1), axis=1)[:, 0]
+    return xp.where(target == ignore_index, 0, picked)
 
 
 def _one_hot(input: Array, target: Array) -> Array:
@@ -48,14 +49,14 @@ def _one_hot(input: Array, target: Array) -> Array:
 def nll_loss_forward(input, target, weight, ignore_index, reduction):
     """−w_y · input_y for log-probabilities `input` (N, C, *)."""
     weights = _item_weights(input, target, weight, ignore_index)  # (N, *)
-    picked = _pick(input, target, ignore_index)
-    losses = array_module(input).where(weights == 0, 0, -picked * weights)
+    losses = -_pick(input, target, ignore_index) * weights
     return _reduce(losses, reduction, weights.sum()), (input, weights)
 
 
 def nll_loss_backward(grad_output, saved, needs, target, weight, ignore_index, reduction):
     input, weights = saved
     grad = _grad_of_losses(grad_output, reduction, weights.sum()) * -weights  # (N, *)
+    grad = array_module(input).where(target == ignore_index, 0, grad)  # even where all are and grad is NaN
     return (array_module(input).where(_one_hot(input, target), grad[:, None], 0),)
 
 
@@ -65,7 +66,7 @@ def cross_entropy_forward(input, target, weight, ignore_index, reduction, label_
     xp = array_module(input)
     log_p, _ = log_softmax_forward(input, dim=1)  # (N, C, *)
     weights = _item_weights(input, target, weight, ignore_index)  # (N, *)
-    losses = xp.where(weights == 0, 0, -_pick(log_p, target, ignore_index) * weights)
+    losses = -_pick(log_p, target, ignore_index) * weights  # (N, *)
     if label_smoothing:
         spread = -(log_p * _class_weights(input, weight)).sum(axis=1)  # (N, *)
         spread = xp.where(target == ignore_index, 0, spread)
@@ -77,15 +78,15 @@ def cross_entropy_backward(grad_output, saved, needs, target, weight, ignore_ind
     """∂L/∂z_c = p_c Σ_k t_k − t_c with the weighted, smoothed target t: without either, p − y."""
     log_p, weights = saved
     xp = array_module(log_p)
-    hot = xp.where(_one_hot(log_p, target), weights[:, None], 0)  # (N, C, *)
+    wanted = xp.where(_one_hot(log_p, target), weights[:, None], 0)  # (N, C, *)
     if label_smoothing:
-        kept = xp.where(target == ignore_index, 0, xp.ones_like(weights))[:, None]
         spread = label_smoothing / log_p.shape[1] * _class_weights(log_p, weight)
-        hot = (1 - label_smoothing) * hot + spread * kept
+        wanted = (1 - label_smoothing) * wanted + spread
     grad = _grad_of_losses(grad_output, reduction, weights.sum())
     if reduction == "none":
         grad = grad[:, None]
-    return (grad * (xp.exp(log_p) * hot.sum(axis=1, keepdims=True) - hot),)
+    wanted = xp.where(target[:, None] == ignore_index, 0, grad * wanted)  # even where all are ignored and grad is NaN
+    return (xp.exp(log_p) * wanted.sum(axis=1, keepdims=True) - wanted,)
 
 
 def soft_cross_entropy_forward(input, target, weight, reduction, label_smoothing):

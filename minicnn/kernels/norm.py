@@ -51,12 +51,17 @@ def _sum_per_channel(values: Array) -> Array:
     return values.sum(axis=(0, *range(2, values.ndim)))
 
 
+def _count_per_channel(values: Array) -> int:
+    """How many entries of (N, C, *) a channel has; 1 in an empty batch, whose sums are 0 whatever divides them."""
+    return max(values.shape[0] * prod(values.shape[2:]), 1)
+
+
 def batch_norm_train_forward(input, weight, bias, eps):
     """x̂ = (x − mean) / √(var + eps), y = γ x̂ + β, with the batch's own statistics; input (N, C, *).
 
     `saved` begins with the mean and the biased variance, (C,) each: `functional.batch_norm` reads them there.
     """
-    count = prod(input.shape) // input.shape[1]
+    count = _count_per_channel(input)
     mean = _sum_per_channel(input) / count
     centred = input - _per_channel(mean, input.ndim)
     var = _sum_per_channel(centred * centred) / count  # written out: np.var takes the modulus of complex numbers
@@ -68,7 +73,7 @@ def batch_norm_train_forward(input, weight, bias, eps):
 def batch_norm_train_backward(grad_output, saved, needs, eps):
     """∂L/∂x = γ/std · (g − mean(g) − x̂ · mean(g x̂)): the direct path, and those through mean and variance."""
     _, _, normalised, inverse_std, weight = saved
-    ndim, count = grad_output.ndim, prod(grad_output.shape) // grad_output.shape[1]
+    ndim, count = grad_output.ndim, _count_per_channel(grad_output)
     grad_bias = _sum_per_channel(grad_output)  # (C,)
     grad_weight = _sum_per_channel(grad_output * normalised)  # (C,)
     grad_input = None

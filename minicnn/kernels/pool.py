@@ -6,6 +6,7 @@ The loops below run over the entries of a window (kh·kw of them, each an array 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import prod
 
 from ..backend import Array, array_module, sliding_windows
 from .shape import pad2d
@@ -20,14 +21,14 @@ def output_size(size: int, kernel: int, stride: int, padding: int, dilation: int
     return out - 1 if (out - 1) * stride >= size + padding else out
 
 
-def _geometry(shape, size, stride, padding, dilation, ceil_mode) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _geometry(shape, size, stride, padding, dilation, ceil_mode) -> tuple[tuple[int, int], tuple[int, int]]:
     """The output's height and width, and how many rows and columns `ceil_mode` needs beyond the padding."""
     out, extra = [], []
     for n, k, s, p, d in zip(shape[2:], size, stride, padding, dilation, strict=True):
         out.append(output_size(n, k, s, p, d, ceil_mode))
         last = s * (out[-1] - 1) + d * (k - 1) + 1  # where the last window ends, counted from the padding's start
         extra.append(max(last - n - 2 * p, 0))
-    return tuple(out), tuple(extra)
+    return (out[0], out[1]), (extra[0], extra[1])
 
 
 def _taps(padded: Array, out, size, stride, dilation) -> Iterator[Array]:
@@ -39,14 +40,20 @@ def _taps(padded: Array, out, size, stride, dilation) -> Iterator[Array]:
 
 
 def max_pool2d_forward(input, kernel_size, stride, padding, dilation, ceil_mode):
-    """(N, C, H, W) → (N, C, out_h, out_w). Padding is −∞, which never wins; of equals the first wins."""
+    """(N, C, H, W) → (N, C, out_h, out_w). Of equals the first wins, but never the padding, which is −∞."""
+    xp = array_module(input)
     out, extra = _geometry(input.shape, kernel_size, stride, padding, dilation, ceil_mode)
-    padded = pad2d(input, padding, -float("inf"), extra)
-    windows = sliding_windows(padded, kernel_size, stride, dilation)[:, :, : out[0], : out[1]]
-    windows = windows.reshape(*input.shape[:2], *out, -1)  # (N, C, out_h, out_w, kh·kw)
-    winner = windows.argmax(axis=-1)  # (N, C, out_h, out_w)
-    output = array_module(input).take_along_axis(windows, winner[..., None], axis=-1)[..., 0]
-    return output, (winner, input.shape)
+
+    def windows(image: Array, border: float) -> Array:  # (…, out_h, out_w, kh·kw)
+        view = sliding_windows(pad2d(image, padding, border, extra), kernel_size, stride, dilation)
+        return view[:, :, : out[0], : out[1]].reshape(*image.shape[:2], *out, prod(kernel_size))
+
+    entries = windows(input, -float("inf"))
+    winner = entries.argmax(axis=-1)  # (N, C, out_h, out_w)
+    output = xp.take_along_axis(entries, winner[..., None], axis=-1)[..., 0]
+    # Where all entries are −∞ too, argmax may have found the padding: take the first entry instead.
+    inside = windows(xp.ones((1, 1, *input.shape[2:]), dtype=input.dtype), 0.0)
+    return output, (xp.where(output == -float("inf"), inside.argmax(axis=-1), winner), input.shape)
 
 
 def max_pool2d_backward(grad_output, saved, needs, kernel_size, stride, padding, dilation, ceil_mode):
@@ -110,10 +117,13 @@ def adaptive_avg_pool2d_forward(input, output_size):
     """(N, C, H, W) → (N, C, *output_size). A bin is a rectangle, so its mean is the mean of its columns' means."""
     xp = array_module(input)
     rows, columns = map(_bins, input.shape[2:], output_size)
-    bands = [input[:, :, start:end].sum(axis=2) / (end - start) for start, end in rows]  # each (N, C, W)
-    bands = xp.stack(bands, axis=2)  # (N, C, out_h, W)
-    cells = [bands[..., start:end].sum(axis=3) / (end - start) for start, end in columns]
-    return xp.stack(cells, axis=3), input.shape
+    bands = xp.empty((*input.shape[:2], output_size[0], input.shape[3]), dtype=input.dtype)  # (N, C, out_h, W)
+    for i, (start, end) in enumerate(rows):
+        bands[:, :, i] = input[:, :, start:end].sum(axis=2) / (end - start)
+    output = xp.empty((*bands.shape[:3], output_size[1]), dtype=input.dtype)
+    for j, (start, end) in enumerate(columns):
+        output[..., j] = bands[..., start:end].sum(axis=3) / (end - start)
+    return output, input.shape
 
 
 def adaptive_avg_pool2d_backward(grad_output, input_shape, needs, output_size):

@@ -45,7 +45,7 @@ def var_forward(input, dim, correction, keepdim):
 def var_backward(grad_output, centred, needs, dim, correction, keepdim):
     """The mean's own part vanishes, since Σ (x − mean) = 0."""
     count = prod(centred.shape[d] for d in dim)
-    return (_spread(grad_output, dim, keepdim) * (2 / max(count - correction, 0)) * centred,)
+    return (_spread(grad_output, dim, keepdim) * 2 * centred / (count - correction),)
 
 
 def amax_forward(input, dim, keepdim):

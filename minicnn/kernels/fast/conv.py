@@ -36,8 +36,11 @@ def _scratch(role: str, shape: tuple[int, ...], dtype) -> np.ndarray:
     return flat[:size].reshape(shape)
 
 
-class _Geometry:
-    """The sizes that all passes need, and the batch cut into blocks (by its sizes alone)."""
+class Geometry:
+    """The sizes that all passes need, and the batch cut into blocks (by its sizes alone).
+
+    `minicnn.inspect.memory` asks it too, what a convolution takes: it needs but the shapes and dtypes of the arrays.
+    """
 
     def __init__(self, input, weight, stride, padding, dilation, groups):
         n, c, h, w = input.shape
@@ -51,20 +54,28 @@ class _Geometry:
         length = max(min(fitting, -(-n // LEAST_BLOCKS)), 1)
         self.blocks = [slice(start, min(start + length, n)) for start in range(0, n, length)]
 
-    def by_group(self, role: str, rows: int, images: int) -> np.ndarray:
-        """Scratch for `rows` numbers a group and window: (groups, rows, images·out_h·out_w)."""
-        return _scratch(role, (self.groups, rows, images * prod(self.out)), self.dtype)
+    def shape(self, role: str, images: int) -> tuple[int, ...]:
+        """Of a scratch array for a block of so many images."""
+        windows = images * prod(self.out)
+        return {
+            "padded": (images, self.channels, *self.padded),
+            "columns": (self.groups, self.channels // self.groups * self.kh * self.kw, windows),
+            "product": (self.groups, self.out_channels // self.groups, windows),
+        }[role]
+
+    def scratch(self, role: str, images: int) -> np.ndarray:
+        return _scratch(role, self.shape(role, images), self.dtype)
 
     def columns(self, images: np.ndarray) -> np.ndarray:
         """im2col of a block (n, C, H, W) → (groups, C/groups·kh·kw, n·out_h·out_w)."""
         n, c = len(images), self.channels
         if self.padding != (0, 0):
-            padded = _scratch("padded", (n, c, *self.padded), self.dtype)
+            padded = self.scratch("padded", n)
             padded.fill(0)
             padded[self.inside] = images
             images = padded
         windows = sliding_windows(images, (self.kh, self.kw), self.stride, self.dilation)
-        columns = self.by_group("columns", c // self.groups * self.kh * self.kw, n)
+        columns = self.scratch("columns", n)
         columns.reshape(c, self.kh, self.kw, n, *self.out)[...] = windows.transpose(1, 4, 5, 0, 2, 3)
         return columns
 
@@ -72,7 +83,7 @@ class _Geometry:
         """col2im of a block, into `images` (n, C, H, W)."""
         n, c = len(images), self.channels
         columns = columns.reshape(c, self.kh, self.kw, n, *self.out)
-        padded = _scratch("padded", (c, n, *self.padded), self.dtype)
+        padded = self.scratch("padded", n).reshape(c, n, *self.padded)
         padded.fill(0)
         (sh, sw), (dh, dw), (out_h, out_w) = self.stride, self.dilation, self.out
         for i in range(self.kh):
@@ -83,13 +94,13 @@ class _Geometry:
 
 
 def conv2d_forward(input, weight, bias, stride, padding, dilation, groups):
-    g = _Geometry(input, weight, stride, padding, dilation, groups)
+    g = Geometry(input, weight, stride, padding, dilation, groups)
     filters = weight.reshape(groups, g.out_channels // groups, -1)  # (groups, O/groups, K)
     output = np.empty((len(input), g.out_channels, *g.out), g.dtype)
 
     def work(block: slice) -> None:
         images = input[block]
-        product = g.by_group("product", g.out_channels // groups, len(images))
+        product = g.scratch("product", len(images))
         np.matmul(filters, g.columns(images), out=product)
         by_image = product.reshape(g.out_channels, len(images), *g.out).transpose(1, 0, 2, 3)
         if bias is None:
@@ -103,7 +114,7 @@ def conv2d_forward(input, weight, bias, stride, padding, dilation, groups):
 
 def conv2d_backward(grad_output, saved, needs, stride, padding, dilation, groups):
     input, weight = saved
-    g = _Geometry(input, weight, stride, padding, dilation, groups)
+    g = Geometry(input, weight, stride, padding, dilation, groups)
     transposed = weight.reshape(groups, g.out_channels // groups, -1).transpose(0, 2, 1)  # (groups, K, O/groups)
     grad_input = np.empty(input.shape, input.dtype) if needs[0] else None
     of_weight: list = [None] * len(g.blocks)
@@ -111,14 +122,14 @@ def conv2d_backward(grad_output, saved, needs, stride, padding, dilation, groups
 
     def work(i: int) -> None:
         images, block = input[g.blocks[i]], grad_output[g.blocks[i]]
-        grad = g.by_group("product", g.out_channels // groups, len(images))  # (groups, O/groups, P)
+        grad = g.scratch("product", len(images))  # (groups, O/groups, P)
         grad.reshape(g.out_channels, len(images), *g.out)[...] = block.transpose(1, 0, 2, 3)
         if needs[1]:
             of_weight[i] = grad @ g.columns(images).transpose(0, 2, 1)
         if needs[2]:
             of_bias[i] = grad.sum(axis=2)
         if grad_input is not None:
-            columns = g.by_group("columns", transposed.shape[1], len(images))
+            columns = g.scratch("columns", len(images))
             g.add_back(np.matmul(transposed, grad, out=columns), grad_input[g.blocks[i]])
 
     run(work, range(len(g.blocks)))
