@@ -1,6 +1,10 @@
-"""Looking into a network: recorded values and cut graphs."""
+"""Looking into a network: its layers as a table, its recorded values, its cut graphs."""
 
+from .facts import Fact, facts, ilsvrc_chart
+from .memory import Memory, memory
 from .record import record
 from .severed import severed
+from .summary import Summary, summary
+from .trace import trace
 
-__all__ = ["record", "severed"]
+__all__ = ["Fact", "Memory", "Summary", "facts", "ilsvrc_chart", "memory", "record", "severed", "summary", "trace"]

@@ -1,0 +1,513 @@
+"""The command line: ``minicnn demo``, ``train``, ``summary``, ``memory``, ``facts``, ``gradcheck``, ``doctor``.
+
+Arguments come in and words go out here; the work is done elsewhere. Whatever goes wrong ends in one line on stderr.
+Exit status: 0 done, 1 failed (also: a gradient is wrong), 2 a command line that makes no sense, 130 Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import inspect
+import io
+import itertools
+import json
+import math
+import os
+import re
+import runpy
+import shutil
+import sys
+import time
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NoReturn
+
+from . import __version__, backend, doctor, models, report, threads, train
+from .engine import dry_run
+from .gradcheck import gradcheck
+from .inspect import Memory, Summary, facts, memory, summary
+from .inspect.memory import CONVENTIONS, OPTIMIZERS
+from .nn import Module
+
+# ------------------------------------------------------------------------------------------------- command line
+
+
+class CommandLineError(Exception):
+    """The command line makes no sense; the message says why, in one line."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise CommandLineError(f"{self.prog}: {message} (see: {self.prog} --help)")
+
+
+def _checked(check: Callable[[str], Any]) -> Callable[[str], Any]:
+    """`check` as an argument type: its ValueError becomes the message."""
+
+    def convert(text: str) -> Any:
+        try:
+            return check(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return convert
+
+
+def _whole(least: int) -> Callable[[str], int]:
+    def convert(text: str) -> int:
+        if not re.fullmatch(r"[+-]?\d{1,18}", text) or int(text) < least:
+            raise ValueError(f"must be a whole number, {least} or more, got {text!r}")
+        return int(text)
+
+    return _checked(convert)
+
+
+def _one_of(kind: str, known: Iterable[str]) -> Callable[[str], str]:
+    return _checked(lambda text: train.nearest(kind, text, known))
+
+
+def _rate(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise ValueError(f"must be a number above 0, got {text!r}")
+    return value
+
+
+def _device(text: str) -> str:
+    kind, _ = backend.parse_device(text)
+    if kind == "cuda" and (problem := backend.cuda_problem()):
+        raise ValueError(f"{text} does not work here: {problem}")
+    return text
+
+
+def _picture(text: str) -> Path:
+    path = Path(text)
+    if path.suffix.lower() != ".png":
+        raise ValueError(f"must be the name of a picture that ends in .png, got {text!r}")
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise ValueError(f"{text!r} cannot be written: {path.parent} must be a folder that you may write to")
+    return path
+
+
+def _is_free(folder: Path) -> bool:
+    return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+
+
+def _new_folder(text: str) -> Path:
+    if not _is_free(Path(text)):
+        raise ValueError(f"{text!r} exists, and results are not written over others: choose another name or remove it")
+    return Path(text)
+
+
+def _target(text: str) -> tuple[Path, str]:
+    file, _, name = text.rpartition(":")
+    if not file.endswith(".py") or not name.isidentifier():
+        raise ValueError(f"must be FILE.py:NAME, for instance mylayers.py:MyLayer, got {text!r}")
+    if not Path(file).is_file():
+        raise ValueError(f"there is no file {file}")
+    return Path(file), name
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    if not re.fullmatch(r"\d+(,\d+)*", text):
+        raise ValueError(f"must be whole numbers with commas, for instance 2,3,8,8, got {text!r}")
+    return tuple(map(int, text.split(",")))
+
+
+def _call(text: str) -> tuple[list[Any], dict[str, Any]]:
+    """``"3, 8, bias=False"`` → ``([3, 8], {"bias": False})``; values are literals, nothing is executed."""
+    try:
+        call = ast.parse(f"f({text})", mode="eval").body
+        if not isinstance(call, ast.Call) or any(k.arg is None for k in call.keywords):
+            raise ValueError
+        return [ast.literal_eval(a) for a in call.args], {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
+    except (ValueError, SyntaxError):
+        raise ValueError(f"must be written as in a call, for instance \"3, 8, bias=False\", got {text!r}") from None
+
+
+NETWORKS = [name for name in models.__all__ if name.islower() and not name.endswith("_loss")]
+
+COMMANDS = ("demo", "train", "summary", "memory", "facts", "gradcheck", "doctor")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line's grammar and help."""
+    usual = train.Recipe()
+    parser = Parser(prog="minicnn", description="Classic convolutional networks on a small NumPy autograd engine.")
+    parser.add_argument("--version", action="version", version=f"minicnn {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND")
+
+    def command(name: str, run: Callable[[Any], int], help: str, description: str = "") -> Callable[..., Any]:
+        added = commands.add_parser(name, help=help, description=description or None, allow_abbrev=False)
+        added.set_defaults(run=run, parser=added)
+        return added.add_argument
+
+    def add_training_options(option: Callable[..., Any]) -> None:
+        number = {"type": _whole(1), "metavar": "N"}
+        option("--epochs", **number, default=usual.epochs, help="passes over the training images (%(default)s)")
+        option("--seed", type=_whole(0), metavar="N", default=usual.seed, help="of all random numbers (%(default)s)")
+        option("--images", **number, help="train on the first N images only, for a quick look")
+        option("--device", type=_checked(_device), default="cpu", help="cpu, cuda or cuda:N (%(default)s)")
+        option("--threads", **number, help=f"how many to compute with ({threads.VARIABLE}, or one for each processor)")
+
+    option = command(
+        "demo", _demo, "train LeNet-5 on MNIST, from nothing, and test it",
+        "Train LeNet-5 on the 60,000 training images of MNIST, which minicnn brings with it, test it on the 10,000 "
+        "test images, and draw a page of pictures. The last line is the test accuracy.",
+    )  # fmt: skip
+    add_training_options(option)
+    picture = Path("minicnn-demo.png")
+    option("--output", type=_checked(_picture), metavar="FILE.png", default=picture, help="pictures (%(default)s)")
+
+    option = command(
+        "train", _train, "train a network with options of your own",
+        "Train a network on MNIST; without options, as minicnn demo does. The learning rate falls to 0 along a cosine. "
+        "Weights, history and a page of pictures go into a new folder.",
+    )  # fmt: skip
+    optimizers = {name: f"{rate:g}" for name, (_, rate, _) in train.OPTIMIZERS.items()}
+    option("model", type=_one_of("model", train.MODELS), metavar="MODEL", help=", ".join(train.MODELS))
+    add_training_options(option)
+    option("--batch-size", type=_whole(1), metavar="N", default=usual.batch_size, help="images in a step (%(default)s)")
+    option(
+        "--optimizer", type=_one_of("optimizer", optimizers), metavar="NAME", default=usual.optimizer,
+        help=f"{', '.join(optimizers)} (%(default)s)",
+    )  # fmt: skip
+    option(
+        "--lr", type=_checked(_rate), metavar="X",
+        help=f"learning rate at the start ({', '.join(map(' '.join, optimizers.items()))})",
+    )  # fmt: skip
+    option(
+        "--hold-back", type=_whole(1), metavar="N", default=usual.hold_back,
+        help="do not train on the last N training images but judge by them, not by the test images: to choose options",
+    )  # fmt: skip
+    option("--output", type=_checked(_new_folder), metavar="FOLDER", help="for the results (runs/MODEL-1, -2, ...)")
+
+    option = command(
+        "gradcheck", _gradcheck, "check the gradients of a layer of your own",
+        "Check the gradients of a class (a minicnn.nn.Module) or a function in a Python file, which is run. The exit "
+        "status is 0 where they are right and 1 where they are not.",
+    )  # fmt: skip
+    option("target", type=_checked(_target), metavar="FILE.py:NAME", help="a file, and a class or function in it")
+    option(
+        "--input", type=_checked(_shape), metavar="N,C,H,W", action="append", required=True,
+        help="the shape of an input, to be drawn at random; once for each input",
+    )  # fmt: skip
+    option(
+        "--args", type=_checked(_call), metavar="ARGS", default=([], {}),
+        help="what to build the class with, as in '3, 8, bias=False'",
+    )  # fmt: skip
+    option("--seed", type=_whole(0), metavar="N", default=0, help="of all random numbers (%(default)s)")
+
+    def add_network_options(option: Callable[..., Any]) -> None:
+        option("model", type=_one_of("model", NETWORKS), metavar="MODEL", help=", ".join(NETWORKS))
+        option("--variant", metavar="NAME", help="paper (the default) or torchvision; of lenet5 1998 or modern")
+        option("--num-classes", type=_whole(1), metavar="N", help="scores an image")
+        option("--in-channels", type=_whole(1), metavar="N", help="3 for coloured images, 1 for grey ones")
+        option("--input-size", type=_whole(1), metavar="N", help="side of the images in pixels")
+        option("--batch-size", type=_whole(1), metavar="N", default=1, help="images (%(default)s)")
+        option("--json", action="store_true", help="print everything as JSON")
+
+    option = command(
+        "summary", _summary, "show the layers of a network as a table",
+        "The layers of a network: output shapes, parameters, multiply-adds, memory, receptive fields. Nothing is "
+        "computed but shapes.",
+    )  # fmt: skip
+    add_network_options(option)
+    option("--training", action="store_true", help="as in training (auxiliary classifiers), not as in evaluation")
+    option("--markdown", action="store_true", help="print the table for a README")
+
+    option = command(
+        "memory", _memory, "say what memory a step of a network takes",
+        "What a training step of a network takes: parameters, gradients, optimiser state, activations, workspace. "
+        "Predicted from shapes.",
+    )  # fmt: skip
+    add_network_options(option)
+    option(
+        "--convention", type=_one_of("convention", CONVENTIONS), metavar="NAME", default="actual",
+        help=f"{', '.join(CONVENTIONS)} (%(default)s)",
+    )  # fmt: skip
+    option(
+        "--optimizer", type=_one_of("optimizer", OPTIMIZERS), metavar="NAME", default="momentum",
+        help=f"{', '.join(OPTIMIZERS)} (%(default)s)",
+    )  # fmt: skip
+    option("--evaluation", action="store_true", help="one evaluation, not a training step")
+    option("--layers", action="store_true", help="list the layers' parameters and activations too")
+
+    option = command(
+        "facts", _facts_ledger, "recompute the figures of the papers and courses",
+        "Claims of papers and courses about the networks: the source, what minicnn computes, and the verdict.",
+    )  # fmt: skip
+    option("network", nargs="?", metavar="NETWORK", help="lenet5, alexnet, vgg, googlenet, resnet or ilsvrc (all)")
+    option("--json", action="store_true", help="print everything as JSON")
+
+    command("doctor", _doctor, "say what this computer offers: versions, threads, GPU, extras")
+    return parser
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The arguments in `argv`.
+
+    Raises:
+        CommandLineError: they make no sense; the message has the nearest name for a misspelt one.
+    """
+    parser = make_parser()
+    try:
+        if not argv:
+            raise ValueError(f"a command is missing. There are {', '.join(COMMANDS)}")
+        if not argv[0].startswith("-"):
+            train.nearest("command", argv[0], COMMANDS)
+        arguments, unknown = parser.parse_known_args(argv)
+        parser = getattr(arguments, "parser", parser)
+        if unknown and unknown[0].startswith("-"):
+            train.nearest("option", unknown[0].partition("=")[0], set(re.findall("--[a-z-]+", parser.format_help())))
+        if unknown or "run" not in arguments:
+            raise ValueError(f"what is {(unknown or argv)[0]!r} for? There is one argument too many")
+    except ValueError as error:
+        parser.error(str(error))
+    return arguments
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv` (the process's own by default) and return its exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that has no "→" shows "?"
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: _say(f"minicnn: note: {message}")
+            arguments = parse(sys.argv[1:] if argv is None else argv)
+            if getattr(arguments, "threads", None):
+                threads.set_num_threads(arguments.threads)
+            status = arguments.run(arguments)
+            sys.stdout.flush()
+            return status
+    except CommandLineError as error:
+        _say(str(error))
+        return 2
+    except KeyboardInterrupt:
+        _say("minicnn: interrupted")
+        return 130
+    except BrokenPipeError:  # ``minicnn ... | head``: nobody reads on; Python would complain once more at its exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (ArithmeticError, ImportError, MemoryError, OSError, RuntimeError, TypeError, ValueError) as error:
+        _say(f"minicnn: error: {' '.join(str(error).split()) or type(error).__name__}")
+        return 1
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+# ------------------------------------------------------------------------------------------------ demo and train
+
+class Display:
+    """Shows a training while it runs: one line that changes on a terminal, a line now and then elsewhere."""
+
+    def __init__(self, recipe: train.Recipe) -> None:
+        self.recipe = recipe
+        self.terminal = sys.stdout.isatty()
+        try:
+            "━─".encode(sys.stdout.encoding or "ascii")
+            self.full, self.empty = "━", "─"
+        except UnicodeEncodeError:
+            self.full, self.empty = "#", "-"
+        self.shown = time.monotonic()
+
+    def step(self, p: train.Progress) -> None:
+        """Ten times a second on a terminal, every ten seconds elsewhere."""
+        now = time.monotonic()
+        if now - self.shown < (0.1 if self.terminal else 10):
+            return
+        self.shown = now
+        minutes, seconds = divmod(round(p.seconds_left), 60)
+        epoch, step = f"epoch {p.epoch}/{p.epochs}", f"{p.step:{len(str(p.steps))}}/{p.steps}"
+        facts = f"{_facts(p.loss, p.accuracy)}  {p.images_per_second:,.0f} images/s  {minutes}:{seconds:02} left"
+        if not self.terminal:
+            print(f"{epoch}  step {step}  {facts}", flush=True)
+            return
+        done = round(20 * p.step / p.steps)
+        bar = self.full * done + self.empty * (20 - done)
+        width = shutil.get_terminal_size().columns - 1
+        print("\r" + f"{epoch} {bar} {step}  {facts}"[:width].ljust(width), end="", flush=True)
+
+    def epoch(self, entry: dict[str, Any]) -> None:
+        """A line that stays."""
+        self.shown = time.monotonic()
+        self.clear()
+        print(
+            f"epoch {entry['epoch']}/{self.recipe.epochs}  {_facts(entry['loss'], entry['accuracy'])}  "
+            f"{entry['images_per_second']:,.0f} images/s  {train.judges(self.recipe)} images: "
+            f"{_facts(entry['test_loss'], entry['test_accuracy'])}",
+            flush=True,
+        )
+
+    def clear(self) -> None:
+        """Wipe the line that changes."""
+        if self.terminal:
+            print("\r" + " " * (shutil.get_terminal_size().columns - 1) + "\r", end="", flush=True)
+
+
+def _facts(loss: float, accuracy: float) -> str:
+    return f"loss {loss:.4f}  accuracy {100 * accuracy:5.2f} %"
+
+
+def _training(recipe: train.Recipe, device: str) -> train.Run:
+    """Train, with words on stdout."""
+    print(
+        f"training {recipe.model} on MNIST with {recipe.optimizer}: epochs {recipe.epochs}, images a step "
+        f"{recipe.batch_size}, seed {recipe.seed}, device {device}, threads {threads.get_num_threads()}",
+        flush=True,
+    )
+    display, began = Display(recipe), time.perf_counter()
+    try:
+        run = train.run(recipe, device, display.step, display.epoch)
+    finally:
+        display.clear()
+    print(f"trained and tested in {time.perf_counter() - began:.1f} s")
+    confusions = train.top_confusions(train.confusion_matrix(run.result.labels, run.result.predictions, 10))
+    print("most frequent mistakes (true → predicted: how often)")
+    for true, predicted, count in confusions:
+        print(f"    {true} → {predicted}: {count}")
+    return run
+
+
+def _page(run: train.Run, path: Path | str) -> int:
+    """Draw the page of pictures, or say why not; the exit status."""
+    if problem := report.missing():
+        print(f"no page of pictures: {problem}")
+        return 0
+    try:
+        train.draw(run, path)
+    except OSError as error:
+        _say(f"minicnn: error: no page of pictures: {error}")
+        return 1
+    print(f"page of pictures: {path}")
+    return 0
+
+
+def _last_line(run: train.Run) -> None:
+    print(f"{train.judges(run.recipe)} accuracy {100 * run.result.accuracy:.2f} %")
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    recipe = train.Recipe(epochs=arguments.epochs, seed=arguments.seed, images=arguments.images)
+    run = _training(recipe, arguments.device)
+    status = _page(run, arguments.output)
+    _last_line(run)
+    return status
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    given = vars(arguments)
+    recipe = train.Recipe(**{field.name: given[field.name] for field in fields(train.Recipe) if field.name in given})
+    numbered = (Path("runs", f"{recipe.model}-{i}") for i in itertools.count(1))
+    folder = arguments.output or next(filter(_is_free, numbered))
+    folder.mkdir(parents=True, exist_ok=True)  # before the work, so that a folder that cannot be made shows at once
+    run = _training(recipe, arguments.device)
+    for path in train.save(run, folder):
+        print(f"written: {path}")
+    status = _page(run, folder / "page.png")
+    _last_line(run)
+    return status
+
+
+# ---------------------------------------------------------------------------------------------- gradcheck, doctor
+
+def _gradcheck(arguments: argparse.Namespace) -> int:
+    file, name = arguments.target
+    generator = backend.manual_seed(arguments.seed)
+    with _code_of(file):
+        names = {n: value for n, value in runpy.run_path(str(file), run_name=file.stem).items() if callable(value)}
+    target: Any = names[train.nearest("class or function", name, names)]
+    with _code_of(file):
+        if inspect.isclass(target):
+            positional, keywords = arguments.args
+            target = target(*positional, **keywords)
+        inputs = [generator.standard_normal(shape) for shape in arguments.input]
+        result = gradcheck(target, *inputs, seed=arguments.seed)
+    print(result)
+    return 0 if result else 1
+
+
+@contextmanager
+def _code_of(file: Path) -> Iterator[None]:
+    """Let code of `file` import its neighbours; what it raises becomes one line that names its last line before."""
+    beside = str(file.parent.resolve())
+    sys.path.insert(0, beside)
+    try:
+        yield
+    except Exception as error:
+        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(file)]
+        if isinstance(error, SyntaxError):
+            lines.append(error.lineno)
+        place = f"{file}, line {lines[-1]}" if lines else str(file)
+        raise RuntimeError(" ".join(f"{place}: {type(error).__name__}: {error}".split())) from error
+    finally:
+        sys.path.remove(beside)
+
+
+# --------------------------------------------------------------------------------------- summary, memory, facts
+
+def _network(arguments: argparse.Namespace) -> tuple[Module, tuple[int, ...]]:
+    """The network that the command line names, of shapes alone, and the shape of its input."""
+    build = getattr(models, arguments.model)
+    names = ("variant", "num_classes", "in_channels", "input_size")
+    given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
+    with dry_run():
+        model = build(**given)
+    channels = given.get("in_channels", inspect.signature(build).parameters["in_channels"].default)
+    return model, (arguments.batch_size, channels, model.input_size, model.input_size)
+
+
+def _show(result: Summary | Memory, arguments: argparse.Namespace) -> None:
+    print(json.dumps(result.to_dict(), indent=2) if arguments.json else result)
+
+
+def _summary(arguments: argparse.Namespace) -> int:
+    model, shape = _network(arguments)
+    result = summary(model.train(arguments.training), shape)
+    if arguments.markdown:
+        print(result.to_markdown())
+    else:
+        _show(result, arguments)
+    return 0
+
+
+def _memory(arguments: argparse.Namespace) -> int:
+    model, shape = _network(arguments)
+    result = memory(model, shape, arguments.convention, arguments.optimizer, not arguments.evaluation)
+    _show(result, arguments)
+    if arguments.layers and not arguments.json:
+        for layer in result.by_layer():
+            print(f"{layer.path or '(network)':34}{layer.parameters:>15,}{layer.activations:>15,}")
+    return 0
+
+
+def _facts_ledger(arguments: argparse.Namespace) -> int:
+    found = facts(arguments.network)
+    if arguments.json:
+        print(json.dumps([fact.to_dict() for fact in found], indent=2, ensure_ascii=False))
+        return 0
+    print(*found, sep="\n\n")
+    verdicts = Counter(fact.verdict for fact in found)
+    print(f"\n{len(found)} claims: {', '.join(f'{count} {verdict}' for verdict, count in verdicts.items())}")
+    return 0
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    print(f"minicnn {__version__}")
+    for subject, line in doctor.examine():
+        print(f"{subject:16}{line}")
+    return 0

@@ -1,0 +1,94 @@
+"""What this computer offers minicnn: versions, BLAS and its threads, a GPU, the extras, and what can be promised."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+
+from . import backend, threads
+
+# As in setup.cfg (a test compares them).
+EXTRAS = {
+    "fast": ("threadpoolctl",),
+    "data": ("safetensors", "pillow", "pooch", "platformdirs", "tqdm"),
+    "viz": ("matplotlib",),
+    "notebook": ("jupyterlab", "nbclient", "ipykernel"),
+    "cuda12": ("cupy-cuda12x",),
+    "cuda13": ("cupy-cuda13x",),
+    "bench": ("pytest-benchmark", "threadpoolctl"),
+    "test": ("pytest", "pytest-xdist", "hypothesis", "pillow", "safetensors", "ruff", "mypy"),
+}
+
+
+def examine() -> list[tuple[str, str]]:
+    """What there is to say, as (subject, one line)."""
+    return [
+        ("Python", f"{platform.python_version()}, {platform.python_implementation()} on {platform.platform()}"),
+        ("NumPy", np.__version__),
+        ("BLAS", _blas()),
+        ("processors", f"{threads.cpu_count()} for this process, of {os.cpu_count()}"),
+        ("threads", _threads()),
+        ("equal bits", _equal_bits()),
+        ("GPU", _gpu()),
+        *((f"extra {name}", _extra(name)) for name in EXTRAS),
+    ]
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
+
+
+def _blas() -> str:
+    threads.hold_blas()
+    libraries = threads.blas_libraries()
+    if libraries is None:  # what NumPy was built with; nobody to ask for the number of threads
+        built = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
+        return f"{built['name']} {built.get('version', '')}, on as many threads as it likes"
+    return "; ".join(_library(b) for b in libraries) or "none that threadpoolctl knows"
+
+
+def _library(blas: dict[str, Any]) -> str:
+    count = blas["num_threads"]
+    return f"{blas['internal_api']} {blas['version'] or ''}, held at {count} thread{'s' * (count != 1)}"
+
+
+def _threads() -> str:
+    given = os.environ.get(threads.VARIABLE)
+    why = "one for each processor" if given is None else f"{threads.VARIABLE} is {given}"
+    return f"{threads.get_num_threads()} ({why}); --threads and {threads.VARIABLE} change it"
+
+
+def _equal_bits() -> str:
+    if threads.hold_blas():
+        return "one seed gives the same bits on every run and any number of threads"
+    return (
+        "promise WITHDRAWN: without threadpoolctl BLAS splits its products among as many threads as it likes, which "
+        f"changes their last bits. {_command('fast')}"
+    )
+
+
+def _gpu() -> str:
+    problem = backend.cuda_problem()
+    if problem is not None:
+        return f"none in use: {problem}"
+    cupy = next(v for v in map(_version, ("cupy-cuda12x", "cupy-cuda13x", "cupy")) if v)
+    return f"works, through CuPy {cupy}"
+
+
+def _extra(name: str) -> str:
+    found = {distribution: _version(distribution) for distribution in EXTRAS[name]}
+    absent = [distribution for distribution, number in found.items() if number is None]
+    if absent:
+        return f"missing: {', '.join(absent)}. {_command(name)}"
+    return "present: " + ", ".join(f"{distribution} {number}" for distribution, number in found.items())
+
+
+def _command(extra: str) -> str:
+    return f"Add with: pip install -e '.[{extra}]'"

@@ -1,0 +1,376 @@
+"""Training a network: the loop, how well it does, and the recipe of `minicnn demo`.
+
+`fit` and `evaluate` take any module, loaders and optimiser. `run` does the whole job of the command line: it makes
+all of them from a `Recipe` and one seed. `save` and `draw` write what came out.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, NamedTuple
+
+import numpy as np
+
+from . import backend, models, optim, report
+from . import functional as F
+from .data import MNIST, Compose, DataLoader, Normalize, RandomShift, Subset
+from .engine import Tensor, backward_steps, no_grad
+from .nn import Module
+
+# ------------------------------------------------------------------------------------------------- the loop
+
+
+class NonFiniteLoss(ArithmeticError):
+    """The loss became infinite or not a number. The weights are as they were before the batch that showed it."""
+
+
+class Progress(NamedTuple):
+    """Where a training stands, as `fit` tells ``on_step``: loss, accuracy and speed are of this epoch so far."""
+
+    epoch: int  # from 1
+    epochs: int
+    step: int  # in this epoch, from 1
+    steps: int
+    loss: float
+    accuracy: float
+    images_per_second: float
+    seconds_left: float
+
+
+class Evaluation(NamedTuple):
+    """How well a network does on a data set."""
+
+    accuracy: float  # 0 to 1
+    loss: float  # the mean cross-entropy
+    predictions: np.ndarray  # (N,), the class with the highest score
+    labels: np.ndarray  # (N,)
+
+
+def fit(
+    model: Module,
+    train_loader: DataLoader,
+    test_loader: DataLoader | None,
+    optimizer: optim.Optimizer,
+    scheduler: Any = None,
+    epochs: int = 1,
+    *,
+    schedule_each: Literal["step", "epoch"] = "epoch",
+    device: str = "cpu",
+    on_step: Callable[[Progress], None] | None = None,
+    on_epoch: Callable[[dict[str, Any]], None] | None = None,
+) -> dict[str, Any]:
+    """Train `model` with cross-entropy for `epochs` passes over `train_loader`.
+
+    Args:
+        test_loader: evaluated after each epoch; may be None.
+        scheduler: a learning-rate schedule, moved on after each step or each epoch (`schedule_each`).
+        on_step: called with a `Progress` after each step.
+        on_epoch: called with the epoch's entry in the history after each epoch.
+
+    Returns:
+        The history, plain numbers: ``{"steps": {"loss": [...], "lr": [...]}, "epochs": [{"epoch": 1, "loss": ...,
+        "accuracy": ..., "images_per_second": ..., "test_loss": ..., "test_accuracy": ...}, ...]}``.
+
+    Raises:
+        NonFiniteLoss: with the place, the learning rate, and what usually helps.
+        ValueError: nothing to train on, or fewer than one epoch.
+    """
+    steps = len(train_loader)
+    if epochs < 1 or steps < 1:
+        raise ValueError(f"fit: needs at least one epoch of at least one batch, got {epochs} of {steps}")
+    losses: list[float] = []
+    rates: list[float] = []
+    entries: list[dict[str, Any]] = []
+    began = time.perf_counter()
+    for epoch in range(1, epochs + 1):
+        model.train()
+        seen, correct, total, epoch_began = 0, 0, 0.0, time.perf_counter()
+        for step, (images, labels) in enumerate(train_loader, 1):
+            with np.errstate(over="ignore", invalid="ignore"):  # the loss is looked at instead
+                logits = model(Tensor(backend.to_device(images, device)))  # (B, C)
+                loss = F.cross_entropy(logits, labels)
+                if not math.isfinite(value := float(loss.item())):
+                    raise NonFiniteLoss(
+                        f"fit: the loss is {value} at step {step} of epoch {epoch}, with learning rate "
+                        f"{optimizer.param_groups[0]['lr']:g}. A smaller learning rate usually helps, or clipping the "
+                        "gradients (minicnn.nn.utils.clip_grad_norm_)"
+                    )
+                optimizer.zero_grad()
+                loss.backward()
+                losses.append(value)
+                rates.append(float(optimizer.param_groups[0]["lr"]))
+                optimizer.step()
+            if scheduler is not None and schedule_each == "step":
+                scheduler.step()
+            seen += len(labels)
+            correct += int((_predicted(logits) == labels).sum())
+            total += value * len(labels)
+            now = time.perf_counter()
+            speed = seen / (now - epoch_began)
+            if on_step is not None:
+                left = (now - began) / len(losses) * (epochs * steps - len(losses))
+                on_step(Progress(epoch, epochs, step, steps, total / seen, correct / seen, speed, left))
+        entry = {"epoch": epoch, "loss": total / seen, "accuracy": correct / seen, "images_per_second": speed}
+        if test_loader is not None:
+            test = evaluate(model, test_loader, device)
+            entry |= {"test_loss": test.loss, "test_accuracy": test.accuracy}
+        if scheduler is not None and schedule_each == "epoch":
+            scheduler.step()
+        entries.append(entry)
+        if on_epoch is not None:
+            on_epoch(entry)
+    return {"steps": {"loss": losses, "lr": rates}, "epochs": entries}
+
+
+def evaluate(model: Module, loader: Iterable[tuple[np.ndarray, np.ndarray]], device: str = "cpu") -> Evaluation:
+    """How well `model` does on what `loader` yields, in evaluation mode and without recording gradients.
+
+    Raises:
+        ValueError: `loader` yields nothing.
+    """
+    predictions, answers, total = [], [], 0.0
+    was_training = model.training
+    model.eval()
+    try:
+        with no_grad():
+            for images, labels in loader:
+                logits = model(Tensor(backend.to_device(images, device)))  # (B, C)
+                total += float(F.cross_entropy(logits, labels, reduction="sum").item())
+                predictions.append(_predicted(logits))
+                answers.append(labels)
+    finally:
+        model.train(was_training)
+    if not answers:
+        raise ValueError("evaluate: the loader yields no batch")
+    predicted, true = np.concatenate(predictions), np.concatenate(answers)
+    return Evaluation(float((predicted == true).mean()), total / len(true), predicted, true)
+
+
+def _predicted(logits: Tensor) -> np.ndarray:
+    return backend.to_host(logits.data.argmax(axis=1))  # (B,)
+
+
+# ------------------------------------------------------------------------------------------- looking at results
+
+def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, classes: int) -> np.ndarray:
+    """(classes, classes) counts: entry [t, p] is how many of class t were taken for p."""
+    return np.bincount(labels * classes + predictions, minlength=classes**2).reshape(classes, classes)
+
+
+def top_confusions(matrix: np.ndarray, count: int = 5) -> list[tuple[int, int, int]]:
+    """The most frequent mistakes as (true, predicted, how often), the most frequent first."""
+    errors = matrix - np.diag(np.diag(matrix))
+    order = np.argsort(-errors, axis=None, kind="stable")[:count]
+    found = [(int(i) // len(errors), int(i) % len(errors), int(errors.flat[i])) for i in order]
+    return [confusion for confusion in found if confusion[2]]
+
+
+def gradient_sizes(model: Module, images: np.ndarray, labels: np.ndarray, device: str = "cpu") -> dict[str, float]:
+    """The root mean square of ∂loss/∂output of each layer, by its path, first layer first; changes nothing.
+
+    Args:
+        images, labels: one batch, the loss being its mean cross-entropy, in evaluation mode.
+    """
+    was_training = model.training
+    model.eval()
+    try:
+        loss = F.cross_entropy(model(Tensor(backend.to_device(images, device))), labels)
+    finally:
+        model.train(was_training)
+    sizes: dict[str, float] = {}
+    for step in backward_steps(loss):
+        if step.path:  # the first step of a layer in this order is the one that made its output
+            sizes.setdefault(step.path, float((step.grad_output**2).mean()) ** 0.5)
+    return dict(reversed(sizes.items()))
+
+
+# ---------------------------------------------------------------------------------------------- recipe and run
+
+MODELS: dict[str, Callable[..., Module]] = {"lenet5": models.lenet5}
+
+# The optimisers of the command line, the learning rate that each starts from, and what else it is given.
+OPTIMIZERS: dict[str, tuple[Callable[..., optim.Optimizer], float, dict[str, Any]]] = {
+    "adam": (optim.Adam, 2e-3, {}),
+    "adamw": (optim.AdamW, 2e-3, {}),
+    "rmsprop": (optim.RMSprop, 1e-3, {}),
+    "sgd": (optim.SGD, 5e-2, {"momentum": 0.9}),
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What decides a training run; the defaults are those of `minicnn demo`.
+
+    The learning rate falls to zero along a cosine, a little at each step. Images are shifted at random by up to
+    `shift` pixels on both axes. All of the training images are trained on, but for `hold_back` of them (the last
+    ones): where that is not 0, the network is judged by these, and the test images are not looked at.
+    """
+
+    model: str = "lenet5"
+    epochs: int = 5
+    batch_size: int = 64
+    optimizer: str = "adam"
+    lr: float | None = None  # None: as in OPTIMIZERS
+    shift: int = 1
+    seed: int = 0
+    images: int | None = None  # train on the first so many only
+    hold_back: int = 0
+
+
+class Run(NamedTuple):
+    """What `run` did."""
+
+    recipe: Recipe
+    model: Module
+    train_images: int
+    history: dict[str, Any]
+    result: Evaluation  # on `judged_by`
+    judged_by: Any  # the test images, or those held back
+    gradients: dict[str, dict[str, float]]  # `gradient_sizes` before and after the training
+
+
+def nearest(kind: str, name: str, known: Iterable[str]) -> str:
+    """`name`, if it is one of those `known`.
+
+    Raises:
+        ValueError: it is not; the message has the nearest that is.
+    """
+    known = sorted(known)
+    if name in known:
+        return name
+    close = difflib.get_close_matches(name.lower(), known, n=1)
+    hint = f"Did you mean {close[0]!r}? " if close else ""
+    raise ValueError(f"unknown {kind} {name!r}. {hint}There are {', '.join(known)}")
+
+
+def run(
+    recipe: Recipe,
+    device: str = "cpu",
+    on_step: Callable[[Progress], None] | None = None,
+    on_epoch: Callable[[dict[str, Any]], None] | None = None,
+) -> Run:
+    """Train a network on MNIST by `recipe`. The same recipe gives the same numbers every time.
+
+    Raises:
+        ValueError: a name or number in `recipe` that makes no sense; before any work is done.
+        RuntimeError: `device` does not work.
+    """
+    build = MODELS[nearest("model", recipe.model, MODELS)]
+    make_optimizer, usual_rate, options = OPTIMIZERS[nearest("optimizer", recipe.optimizer, OPTIMIZERS)]
+    everything, train_set, judged_by = _data(recipe)
+
+    generator = backend.manual_seed(recipe.seed)
+    model = build().to(device)
+    optimizer = make_optimizer(model.parameters(), lr=usual_rate if recipe.lr is None else recipe.lr, **options)
+    normalize = Normalize(everything.MEAN, everything.STD)
+    shifted = Compose([RandomShift(recipe.shift), normalize])
+    train_loader = DataLoader(train_set, recipe.batch_size, shuffle=True, generator=generator, transform=shifted)
+    judge = DataLoader(judged_by, 500, transform=normalize)
+    schedule = optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=recipe.epochs * len(train_loader))
+
+    images, labels = everything.batch(np.arange(256))
+    look = (normalize(images), labels, device)
+    before = gradient_sizes(model, *look)
+    history = fit(
+        model, train_loader, judge, optimizer, schedule, recipe.epochs,
+        schedule_each="step", device=device, on_step=on_step, on_epoch=on_epoch,
+    )  # fmt: skip
+    gradients = {"before training": before, "after": gradient_sizes(model, *look)}
+    return Run(recipe, model, len(train_set), history, evaluate(model, judge, device), judged_by, gradients)
+
+
+def _data(recipe: Recipe) -> tuple[MNIST, Subset, Any]:
+    """The training images, those of them to train on, and the images that judge."""
+    everything = MNIST(train=True)
+    last = len(everything) - recipe.hold_back
+    if recipe.hold_back < 0 or last < 1:
+        raise ValueError(f"hold_back is {recipe.hold_back}: some of {len(everything)} images must be left to train on")
+    if recipe.images is not None and not 1 <= recipe.images <= last:
+        raise ValueError(f"images is {recipe.images}: it must be from 1 to {last}, the images there are to train on")
+    train_set = Subset(everything, np.arange(recipe.images or last))
+    judged_by = Subset(everything, np.arange(last, len(everything))) if recipe.hold_back else MNIST(train=False)
+    return everything, train_set, judged_by
+
+
+# ------------------------------------------------------------------------------------------------ what is kept
+
+def draw(run: Run, path: str | os.PathLike[str]) -> None:
+    """Write the page of pictures about `run` to `path`, as PNG.
+
+    Raises:
+        ImportError: matplotlib is missing; the message names the extra.
+        OSError: `path` cannot be written.
+    """
+    recipe, result, judge = run.recipe, run.result, judges(run.recipe)
+    wrong = np.flatnonzero(result.predictions != result.labels)[: report.WRONG_ANSWERS]
+    images = run.judged_by.batch(wrong)[0][:, 0]  # (B, H, W)
+    count = sum(parameter.size for parameter in run.model.parameters())
+    with _whole_file(path) as file:
+        report.training_page(
+            file,
+            title=f"{recipe.model} on MNIST: {100 * result.accuracy:.2f} % of {len(result.labels):,} {judge} images",
+            subtitle=" · ".join([
+                f"{count:,} parameters",
+                f"{recipe.epochs} × {run.train_images:,} images, shifted by up to {recipe.shift}",
+                f"batches of {recipe.batch_size}",
+                f"{recipe.optimizer}, learning rate {run.history['steps']['lr'][0]:g} falling along a cosine",
+                f"seed {recipe.seed}",
+            ]),
+            judge=judge,
+            history=run.history,
+            confusion=confusion_matrix(result.labels, result.predictions, 10),
+            filters=backend.to_host(next(p.data for p in run.model.parameters() if p.ndim == 4)),
+            wrong=list(zip(images, result.labels[wrong], result.predictions[wrong], strict=True)),
+            gradients=run.gradients,
+        )
+
+
+def save(run: Run, folder: str | os.PathLike[str]) -> list[Path]:
+    """Write ``weights.npz`` (the state dict) and ``history.json`` into `folder`, made if need be; their paths.
+
+    Raises:
+        OSError: they cannot be written.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    weights, history = folder / "weights.npz", folder / "history.json"
+    with _whole_file(weights) as file:
+        arrays: dict[str, Any] = {name: backend.to_host(array) for name, array in run.model.state_dict().items()}
+        np.savez(file, **arrays)
+    facts = {
+        "recipe": asdict(run.recipe),
+        "judged_by": f"{judges(run.recipe)} images",
+        "accuracy": run.result.accuracy,
+        "loss": run.result.loss,
+        "gradients": run.gradients,
+        "history": run.history,
+    }
+    with _whole_file(history) as file:
+        file.write(json.dumps(facts, indent=1).encode())
+    return [weights, history]
+
+
+def judges(recipe: Recipe) -> str:
+    """Which images a network trained by `recipe` is judged by, in a word or two."""
+    return "held-back" if recipe.hold_back else "test"
+
+
+@contextmanager
+def _whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """A file to write that comes to stand at `path` when it is complete, and not before."""
+    path = Path(path)
+    unfinished = path.with_name(path.name + ".part")
+    try:
+        with open(unfinished, "wb") as file:
+            yield file
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)

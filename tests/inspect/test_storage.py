@@ -1,0 +1,188 @@
+"""The two tables of `inspect.storage` against what the kernels do: what nodes save, and what passes need besides."""
+
+import sys
+import threading
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from minicnn import Parameter, Tensor, apply, no_grad, threads
+from minicnn import functional as F
+from minicnn.engine import Op, observe
+from minicnn.inspect.storage import KEEPS, TEMPORARIES, is_view, kept_for_backward, owner, saved, temporaries
+from minicnn.kernels.fast import conv as fast_conv
+
+OPS = {name: value for name, value in vars(F).items() if isinstance(value, Op)}
+
+IMAGES = (4, 16, 64, 64)  # 1 MiB: NumPy reuses intermediate results from 256 KiB on
+MATRIX = (512, 512)
+
+
+def positive(*shape):
+    return np.random.default_rng(5).uniform(0.5, 2, shape).astype(np.float32)
+
+
+def running(channels):
+    return np.zeros(channels, np.float32), np.ones(channels, np.float32)
+
+
+PROBABILITIES = Tensor(positive(*MATRIX))
+CLASSES = np.random.default_rng(3).integers(0, MATRIX[1], MATRIX[0])
+
+# For each operation: a function and its inputs, shapes (standard normal numbers) or arrays.
+CASES = {
+    "ADD": (lambda a, b: a + b, IMAGES, IMAGES),
+    "SUB": (lambda a, b: a - b, IMAGES, IMAGES),
+    "MUL": (lambda a, b: a * b, IMAGES, IMAGES),
+    "DIV": (lambda a, b: a / b, IMAGES, positive(*IMAGES)),
+    "NEG": (lambda a: -a, IMAGES),
+    "POW": (lambda a: a**2, IMAGES),
+    "EXP": (F.exp, IMAGES),
+    "LOG": (F.log, positive(*IMAGES)),
+    "SQRT": (F.sqrt, positive(*IMAGES)),
+    "ABS": (F.abs, IMAGES),
+    "CLAMP": (lambda a: F.clamp(a, -1, 1), IMAGES),
+    "TO_DTYPE": (lambda a: a.to(dtype="float64"), IMAGES),
+    "TO_DEVICE": (lambda a: apply(F.TO_DEVICE, a, device="cpu"), IMAGES),
+    "SUM": (lambda a: a.sum(1), IMAGES),
+    "MEAN": (lambda a: a.mean(), IMAGES),
+    "VAR": (lambda a: a.var(), IMAGES),
+    "AMAX": (lambda a: a.amax(1), IMAGES),
+    "RESHAPE": (lambda a: a.flatten(1), IMAGES),
+    "PERMUTE": (lambda a: a.transpose(1, 2), IMAGES),
+    "GETITEM": (lambda a: a[:, np.arange(8)], IMAGES),
+    "CAT": (lambda a, b: F.cat([a, b], 1), IMAGES, IMAGES),
+    "PAD": (lambda a: F.pad(a, (1, 1)), IMAGES),
+    "LINEAR": (F.linear, MATRIX, MATRIX, MATRIX[:1]),
+    "MATMUL": (lambda a, b: a @ b, MATRIX, MATRIX),
+    "CONV2D": (lambda x, w, b: F.conv2d(x, w, b, padding=1), IMAGES, (32, 16, 3, 3), (32,)),
+    "MAX_POOL2D": (lambda x: F.max_pool2d(x, 3, 1, 1), IMAGES),
+    "AVG_POOL2D": (lambda x: F.avg_pool2d(x, 2), IMAGES),
+    "ADAPTIVE_AVG_POOL2D": (lambda x: F.adaptive_avg_pool2d(x, 60), IMAGES),
+    "LOCAL_RESPONSE_NORM": (lambda x: F.local_response_norm(x, 5), IMAGES),
+    "BATCH_NORM": (lambda x, w, b: F.batch_norm(x, *running(16), w, b, True), IMAGES, (16,), (16,)),
+    "BATCH_NORM_EVAL": (lambda x, w, b: F.batch_norm(x, *running(16), w, b), IMAGES, (16,), (16,)),
+    "RELU": (F.relu, IMAGES),
+    "LEAKY_RELU": (F.leaky_relu, IMAGES),
+    "ELU": (F.elu, IMAGES),
+    "SIGMOID": (F.sigmoid, IMAGES),
+    "TANH": (F.tanh, IMAGES),
+    "SILU": (F.silu, IMAGES),
+    "SOFTPLUS": (F.softplus, IMAGES),
+    "SOFTMAX": (lambda x: F.softmax(x, 1), IMAGES),
+    "LOG_SOFTMAX": (lambda x: F.log_softmax(x, 1), IMAGES),
+    "DROPOUT": (F.dropout, IMAGES),
+    "CROSS_ENTROPY": (lambda x: F.cross_entropy(x, CLASSES), MATRIX),
+    "SOFT_CROSS_ENTROPY": (lambda x: F.cross_entropy(x, PROBABILITIES), MATRIX),
+    "NLL_LOSS": (lambda x: F.nll_loss(x, CLASSES), MATRIX),
+    "MSE_LOSS": (F.mse_loss, IMAGES, IMAGES),
+}
+
+
+class Last:
+    """Remembers the last operation and its output."""
+
+    def forward(self, node, output):
+        self.node, self.output = node, output
+
+
+def run(name, rng):
+    """The case's inputs, the node of its operation, and the output."""
+    function, *inputs = CASES[name]
+    tensors = [
+        Tensor(x if isinstance(x, np.ndarray) else rng.standard_normal(x, dtype=np.float32), requires_grad=True)
+        for x in inputs
+    ]
+    last = Last()
+    with observe(last):
+        function(*tensors)
+    assert last.node.op is OPS[name]
+    return tensors, last.node, last.output, lambda: function(*tensors)
+
+
+def arrays_in(value):
+    if isinstance(value, np.ndarray):
+        yield value
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from arrays_in(item)
+
+
+def memory_of(array):
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return id(array)
+
+
+def test_the_tables_know_every_operation():
+    names = {op.name for op in OPS.values()}
+    assert set(KEEPS) == names
+    assert set(TEMPORARIES) <= names
+    assert set(CASES) == set(OPS)
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_what_a_node_saves(name, rng):
+    _, node, output, _ = run(name, rng)
+    there = {memory_of(x.data): x for x in node.inputs if x is not None} | {memory_of(output): node}
+    existing, own = set(), []
+    for array in arrays_in(node.saved):
+        if memory_of(array) in there:
+            existing.add(there[memory_of(array)])
+        elif array.nbytes > 4096:  # not one number a channel or an item
+            own.append(array.nbytes)
+    predicted = dict(saved(node))
+    assert {key for key in predicted if not isinstance(key, tuple)} == existing
+    assert sorted(size for key, size in predicted.items() if isinstance(key, tuple)) == sorted(own)
+    assert all(predicted[key] == (output if key is node else key.data).nbytes for key in existing)
+    assert dict(kept_for_backward(node)) == predicted
+
+
+def test_only_what_backward_will_ask_for_is_kept(rng):
+    x = rng.standard_normal((2, 3, 8, 8), dtype=np.float32)
+    last = Last()
+    with observe(last), no_grad():
+        F.relu(Tensor(x, requires_grad=True))
+    assert list(kept_for_backward(last.node)) == [] != list(saved(last.node))
+    with observe(last):
+        F.conv2d(Tensor(x), Parameter(rng.standard_normal((4, 3, 3, 3), dtype=np.float32)))
+    assert [key for key, _ in kept_for_backward(last.node)] == [last.node.inputs[0]]  # and not the parameter
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere NumPy reuses fewer intermediate results")
+@pytest.mark.parametrize("name", OPS)
+def test_what_a_pass_needs(name, rng, monkeypatch):
+    """Measured, beside what was there before and what there is afterwards, to an eighth of the largest array."""
+    monkeypatch.setattr(fast_conv, "_kept", threading.local())
+    monkeypatch.setattr(fast_conv, "LARGEST_KEPT", 0)  # so that the convolution's scratch arrays count
+    monkeypatch.setattr(threads, "_requested", 1)  # two would not need theirs all at the same moment
+    inputs, node, output, again = run(name, rng)
+    kept = [array.nbytes for array in arrays_in(node.saved)]
+    largest = max(*(x.data.nbytes for x in inputs), output.nbytes, *kept)
+    gradient = rng.standard_normal(output.shape).astype(output.dtype)
+    again(), node.backward(gradient)  # what is made once is there
+    own = sum(size for key, size in saved(node) if isinstance(key, tuple))
+    mask = inputs[0].data.nbytes if name == "DROPOUT" else 0  # made by the function, outside of the operation
+    made = 0 if memory_of(output) in map(memory_of, (x.data for x in inputs)) else output.nbytes
+    expected = own + mask + made
+    tracemalloc.start()
+    try:
+        again()
+        forward = tracemalloc.get_traced_memory()[1] - expected
+        tracemalloc.reset_peak()
+        grads = node.backward(gradient)
+        after, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    del grads
+    assert forward == pytest.approx(temporaries(node, backward=False), abs=0.13 * largest)
+    assert peak - after == pytest.approx(temporaries(node, backward=True), abs=0.13 * largest)
+
+
+def test_a_view_is_its_owners_memory(rng):
+    x = Tensor(rng.standard_normal((2, 3, 4), dtype=np.float32), requires_grad=True)
+    kept = (x * 2).node
+    y = Tensor._of(np.zeros((2, 3, 4), np.float32), kept)
+    assert owner(y.reshape(6, 4).transpose(0, 1)[1:, ::2].node) is kept
+    assert is_view(y[..., None, 0].node) and not is_view(y[np.array([0, 1])].node) and not is_view((y + 1).node)

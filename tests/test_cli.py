@@ -1,0 +1,449 @@
+"""The command line: what it prints, its exit status, and that whatever goes wrong is one line on stderr."""
+
+import configparser
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import minicnn
+from minicnn import cli, doctor, threads, train
+from minicnn.data import MNIST
+
+ROOT = Path(__file__).parents[1]
+QUICK = ["--images", "128", "--epochs", "2"]
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty current folder, MNIST of a few images, and the number of threads put back at the end."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(threads, "_requested", None)
+
+    class Small(MNIST):
+        def __init__(self, train=True):
+            super().__init__(train)
+            self.images, self.labels = self.images[:300], self.labels[:300]
+
+    monkeypatch.setattr(train, "MNIST", Small)
+    return tmp_path
+
+
+def run_process(*argv, **options):
+    return subprocess.run(
+        [sys.executable, "-m", "minicnn", *argv], cwd=ROOT, capture_output=True, text=True, check=False, **options
+    )
+
+
+# --------------------------------------------------------------------------------------------------- demo and train
+
+def test_demo(here, capsys):
+    """In a pipe: plain lines, the confusions, and last the accuracy and nothing else."""
+    pytest.importorskip("matplotlib")
+    assert cli.main(["demo", *QUICK]) == 0
+    out, err = capsys.readouterr()
+    assert err == "" and "\r" not in out and "\x1b" not in out
+    lines = out.splitlines()
+    pattern = (
+        r"epoch \d/2  loss \d\.\d{4}  accuracy [ \d]\d\.\d\d %  [\d,]+ images/s  test images: "
+        r"loss \d\.\d{4}  accuracy [ \d]\d\.\d\d %"
+    )
+    assert [line[:9] for line in lines if re.fullmatch(pattern, line)] == ["epoch 1/2", "epoch 2/2"]
+    result = train.run(train.Recipe(images=128, epochs=2)).result
+    top = train.top_confusions(train.confusion_matrix(result.labels, result.predictions, 10))
+    start = lines.index("most frequent mistakes (true → predicted: how often)") + 1
+    assert lines[start : start + 5] == [f"    {t} → {p}: {n}" for t, p, n in top]
+    assert lines[-2] == "page of pictures: minicnn-demo.png"
+    assert lines[-1] == f"test accuracy {100 * result.accuracy:.2f} %"
+    assert (here / "minicnn-demo.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_demo_as_a_process(tmp_path):
+    """From the outside, tested on all the test images, where there is no letter but ASCII's."""
+    pytest.importorskip("matplotlib")
+    ascii_only = os.environ | {"PYTHONIOENCODING": "ascii"}
+    output = str(tmp_path / "page.png")
+    done = run_process("demo", "--images", "1280", "--epochs", "1", "--output", output, env=ascii_only)
+    assert "(true ? predicted: how often)" in done.stdout
+    assert (done.returncode, done.stderr) == (0, "")
+    accuracy = re.search(r"\ntest accuracy (\d\d\.\d\d) %\n\Z", done.stdout)
+    assert 30 < float(accuracy[1]) < 90  # twenty steps are a beginning
+    assert (tmp_path / "page.png").is_file()
+
+
+def test_demo_without_matplotlib(here, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert cli.main(["demo", *QUICK]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-2] == "no page of pictures: pictures need matplotlib: pip install -e '.[viz]' (in minicnn's folder)"
+    assert re.fullmatch(r"test accuracy \d\d?\.\d\d %", lines[-1])
+    assert not list(here.iterdir())
+
+
+def test_demo_that_cannot_write_its_page_still_tells_the_accuracy(here, capsys, monkeypatch):
+    def disk_full(run, path):
+        raise OSError(28, "No space left on device", str(path))
+
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(train, "draw", disk_full)
+    assert cli.main(["demo", *QUICK]) == 1
+    out, err = capsys.readouterr()
+    assert re.fullmatch(r"test accuracy \d\d?\.\d\d %", out.splitlines()[-1])
+    assert err == "minicnn: error: no page of pictures: [Errno 28] No space left on device: 'minicnn-demo.png'\n"
+
+
+class Terminal(io.StringIO):
+    encoding = "utf-8"
+
+    def isatty(self):
+        return True
+
+
+def display(monkeypatch, stream, columns="80"):
+    """A `Display` on `stream`, and a function that lets `seconds` pass before each of some steps."""
+    clock = [100.0]
+    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setattr(cli.time, "monotonic", lambda: clock[0])
+    monkeypatch.setenv("COLUMNS", columns)
+    shown = cli.Display(train.Recipe(epochs=5))
+
+    def steps(numbers, seconds):
+        for step in numbers:
+            clock[0] += seconds
+            shown.step(train.Progress(2, 5, step, 40, 0.25, 0.5, 6543.2, 61.6))
+
+    return shown, steps
+
+
+def test_on_a_terminal_one_line_changes_in_place(monkeypatch):
+    stream = Terminal()
+    shown, steps = display(monkeypatch, stream, "120")
+    steps(range(1, 41), 0.0625)
+    entry = {"epoch": 2, "loss": 0.5, "accuracy": 0.9, "images_per_second": 1e4}
+    shown.epoch(entry | {"test_loss": 1, "test_accuracy": 1})
+    screens = stream.getvalue().split("\r")
+    assert len(screens) == 1 + 20 + 2  # every second step, and the line that wipes
+    assert screens[10].rstrip() == (
+        "epoch 2/5 ━━━━━━━━━━────────── 20/40  loss 0.2500  accuracy 50.00 %  6,543 images/s  1:02 left"
+    )
+    assert {len(screen) for screen in screens[1:-1]} == {119}
+    assert screens[-2].strip() == ""
+    assert screens[-1] == (
+        "epoch 2/5  loss 0.5000  accuracy 90.00 %  10,000 images/s  test images: loss 1.0000  accuracy 100.00 %\n"
+    )
+
+
+def test_on_a_narrow_terminal_the_line_does_not_wrap(monkeypatch):
+    stream = Terminal()
+    _, steps = display(monkeypatch, stream, "40")
+    steps([1], 1)
+    assert len(stream.getvalue()) == 1 + 39
+
+
+def test_a_terminal_without_the_characters_gets_others(monkeypatch):
+    stream = Terminal()
+    stream.encoding = "ascii"
+    _, steps = display(monkeypatch, stream)
+    steps([20], 1)
+    assert "##########----------" in stream.getvalue()
+
+
+def test_elsewhere_a_plain_line_every_ten_seconds(monkeypatch):
+    stream = io.StringIO()
+    _, steps = display(monkeypatch, stream)
+    steps(range(1, 41), 1)
+    lines = stream.getvalue().splitlines()
+    assert lines[0] == "epoch 2/5  step 10/40  loss 0.2500  accuracy 50.00 %  6,543 images/s  1:02 left"
+    assert len(lines) == 4 and "\r" not in stream.getvalue()
+
+
+def test_train(here, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    options = ["--batch-size", "32", "--lr", "0.02", "--optimizer", "sgd", "--seed", "7", "--hold-back", "100"]
+    assert cli.main(["train", "lenet5", *QUICK, *options, "--threads", "2", "--output", "results"]) == 0
+    assert threads.get_num_threads() == 2
+    out = capsys.readouterr().out.splitlines()
+    assert [str(Path("results", name)) in "".join(out) for name in ("weights.npz", "history.json")] == [True, True]
+    kept = json.loads((here / "results" / "history.json").read_text())
+    assert kept["recipe"] == {
+        "model": "lenet5", "epochs": 2, "batch_size": 32, "optimizer": "sgd", "lr": 0.02, "shift": 1, "seed": 7,
+        "images": 128, "hold_back": 100,
+    }  # fmt: skip
+    assert out[-1] == f"held-back accuracy {100 * kept['accuracy']:.2f} %"
+    assert set(np.load(here / "results" / "weights.npz")) == set(minicnn.models.lenet5().state_dict())
+
+
+def test_train_takes_a_new_folder_each_time(here, capsys, monkeypatch):
+    pytest.importorskip("matplotlib")
+    files = {"weights.npz", "history.json", "page.png"}
+    for n, expected in ((1, files), (2, files - {"page.png"})):
+        assert cli.main(["train", "lenet5", "--images", "64", "--epochs", "1"]) == 0
+        assert {path.name for path in (here / "runs" / f"lenet5-{n}").iterdir()} == expected
+        monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert cli.main(["train", "lenet5", "--output", "runs/lenet5-1"]) == 2
+    assert "not written over" in capsys.readouterr().err
+
+
+def test_defaults_are_those_of_the_recipe():
+    given = vars(cli.parse(["train", "lenet5"]))
+    recipe = vars(train.Recipe())
+    assert {name: given[name] for name in recipe if name in given} == {n: v for n, v in recipe.items() if n != "shift"}
+
+
+# ------------------------------------------------------------------------------------------------------- what is wrong
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ("", f"minicnn: a command is missing. There are {', '.join(cli.COMMANDS)}"),
+        ("trian", "unknown command 'trian'. Did you mean 'train'?"),
+        ("--hlp", "unknown option '--hlp'. Did you mean '--help'?"),
+        ("-x", "unknown option '-x'"),
+        ("demo extra", "what is 'extra' for"),
+        ("demo --epohcs 3", "minicnn demo: unknown option '--epohcs'. Did you mean '--epochs'?"),
+        ("demo --epochs=", "argument --epochs: must be a whole number, 1 or more, got ''"),
+        ("demo --epochs 0", "argument --epochs: must be a whole number, 1 or more, got '0'"),
+        ("demo --epochs 2.5", "got '2.5'"),
+        ("demo --epochs", "argument --epochs: expected one argument"),
+        ("demo --seed -1", "argument --seed: must be a whole number, 0 or more, got '-1'"),
+        ("demo --threads 0", "argument --threads: must be a whole number, 1 or more, got '0'"),
+        ("demo --device gpu", "unknown device 'gpu': use 'cpu', 'cuda' or 'cuda:N'"),
+        ("demo --output page.jpg", "must be the name of a picture that ends in .png, got 'page.jpg'"),
+        ("demo --output no/such/page.png", "'no/such/page.png' cannot be written: no/such must be a folder"),
+        ("train", "the following arguments are required: MODEL"),
+        ("train lenet", "unknown model 'lenet'. Did you mean 'lenet5'? There are lenet5"),
+        ("train lenet5 --optimizer adm", "unknown optimizer 'adm'. Did you mean 'adam'? There are adam, "),
+        ("train lenet5 --lr 0", "argument --lr: must be a number above 0, got '0'"),
+        ("train lenet5 --lr nan", "must be a number above 0, got 'nan'"),
+        ("train lenet5 --lr fast", "must be a number above 0, got 'fast'"),
+        ("gradcheck", "the following arguments are required: FILE.py:NAME, --input"),
+        ("gradcheck layers.py --input 2", "must be FILE.py:NAME, for instance mylayers.py:MyLayer, got 'layers.py'"),
+        ("gradcheck layers.py:Layer --input 2", "there is no file layers.py"),
+        ("gradcheck a.py:b --seed -1", "argument FILE.py:NAME: there is no file a.py"),
+        (f"gradcheck {__file__}:b --input 2x3", "argument --input: must be whole numbers with commas"),
+        ("doctor now", "what is 'now' for"),
+    ],
+)  # fmt: skip
+def test_command_lines_that_make_no_sense(here, capsys, argv, message):
+    assert cli.main(argv.split()) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1
+    assert message in err and re.search(r"\(see: minicnn( \w+)? --help\)\n$", err)
+
+
+def test_a_device_that_does_not_work_here(here, capsys, monkeypatch):
+    monkeypatch.setattr(cli.backend, "cuda_problem", lambda: "no driver")
+    assert cli.main(["demo", "--device", "cuda:1"]) == 2
+    assert "cuda:1 does not work here: no driver" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ("demo --images 301", "images is 301: it must be from 1 to 300, the images there are to train on"),
+        ("train lenet5 --hold-back 300", "hold_back is 300: some of 300 images must be left to train on"),
+        ("train lenet5 --optimizer sgd --lr 1e38 --images 256", "fit: the loss is inf at step 2 of epoch 1"),
+        ("train lenet5 --output file/results", "Not a directory"),
+    ],
+)  # fmt: skip
+def test_what_goes_wrong_later_is_one_line_too(here, capsys, argv, message):
+    (here / "file").write_text("")
+    assert cli.main(argv.split()) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("minicnn: error: ") and message in err and err.count("\n") == 1
+
+
+def test_a_wrong_number_of_threads_in_the_environment(here, capsys, monkeypatch):
+    monkeypatch.setenv("MINICNN_NUM_THREADS", "many")
+    assert cli.main(["demo"]) == 1
+    assert capsys.readouterr().err == (
+        "minicnn: error: MINICNN_NUM_THREADS is 'many': it must be a whole number from 1 up, or unset\n"
+    )
+
+
+def test_warnings_are_one_line(here, capsys, monkeypatch):
+    monkeypatch.setattr(cli.threads, "_blas_held", False)
+    monkeypatch.setattr(cli, "_doctor", lambda arguments: threads.set_num_threads(1) or 0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        assert cli.main(["doctor"]) == 0
+    err = capsys.readouterr().err
+    assert err.startswith("minicnn: note: set_num_threads(1): BLAS keeps its own number") and err.count("\n") == 1
+
+
+def test_our_own_mistakes_keep_their_traceback(here, monkeypatch):
+    def mistaken(*_):
+        raise AssertionError("ours")
+
+    monkeypatch.setattr(train, "run", mistaken)
+    with pytest.raises(AssertionError, match="ours"):
+        cli.main(["demo"])
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+def test_ctrl_c_exits_with_130():
+    command = [sys.executable, "-m", "minicnn", "demo"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline().startswith("training lenet5")
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, "minicnn: interrupted\n")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes")
+def test_a_reader_that_leaves_early_gets_no_traceback():
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "minicnn", "doctor"]
+    process = subprocess.run(command, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (process.returncode, process.stderr) == (1, "")
+
+
+def test_version_and_help(capsys):
+    assert run_process("--version").stdout == f"minicnn {minicnn.__version__}\n"
+    for argv in ([], ["demo"], ["train"], ["gradcheck"], ["doctor"]):
+        with pytest.raises(SystemExit) as exit:
+            cli.main([*argv, "--help"])
+        assert exit.value.code == 0
+        assert capsys.readouterr().out.startswith(" ".join(["usage: minicnn", *argv]))
+
+
+# ----------------------------------------------------------------------------------------------------------- doctor
+
+def test_doctor(capsys):
+    assert cli.main(["doctor"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"minicnn {minicnn.__version__}"
+    facts = {line[:16].strip(): line[16:] for line in lines[1:]}
+    assert list(facts)[:7] == ["Python", "NumPy", "BLAS", "processors", "threads", "equal bits", "GPU"]
+    assert facts["Python"].startswith(".".join(map(str, sys.version_info[:3])))
+    assert facts["NumPy"] == np.__version__
+    assert facts["threads"].startswith(f"{threads.get_num_threads()} (")
+    assert set(facts) >= {f"extra {name}" for name in doctor.EXTRAS}
+
+
+def test_doctor_knows_the_extras_of_setup_cfg():
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg", encoding="utf-8")
+    extras = {}
+    for name, lines in config["options.extras_require"].items():
+        needs = [re.match(r"[\w-]+", line)[0] for line in lines.split("\n") if line.strip()]
+        extras[name] = tuple(need for need in needs if need != config["metadata"]["name"])
+    del extras["all"]  # the others together
+    assert doctor.EXTRAS == extras
+
+
+def test_doctor_says_what_is_missing_and_how_to_add_it(monkeypatch):
+    monkeypatch.setattr(doctor, "version", {"matplotlib": "3.9"}.__getitem__)
+    monkeypatch.setattr(doctor, "PackageNotFoundError", KeyError)
+    facts = dict(doctor.examine())
+    assert facts["extra viz"] == "present: matplotlib 3.9"
+    assert facts["extra bench"] == "missing: pytest-benchmark, threadpoolctl. Add with: pip install -e '.[bench]'"
+    assert all("pip install minicnn" not in line for line in facts.values())
+
+
+def test_doctor_withdraws_the_promise_of_equal_bits_without_threadpoolctl(monkeypatch):
+    pytest.importorskip("threadpoolctl")
+    assert dict(doctor.examine())["equal bits"] == "one seed gives the same bits on every run and any number of threads"
+    monkeypatch.setattr(threads, "_blas_held", None)
+    monkeypatch.setattr(threads, "find_spec", lambda name: None)
+    facts = dict(doctor.examine())
+    assert facts["equal bits"].startswith("promise WITHDRAWN: without threadpoolctl")
+    assert facts["equal bits"].endswith("Add with: pip install -e '.[fast]'")
+    assert facts["BLAS"].endswith("on as many threads as it likes")
+
+
+def test_doctor_reports_a_gpu(monkeypatch):
+    monkeypatch.setattr(doctor.backend, "cuda_problem", lambda: None)
+    monkeypatch.setattr(doctor, "_version", lambda name: "14.2.0" if name == "cupy-cuda13x" else None)
+    assert dict(doctor.examine())["GPU"] == "works, through CuPy 14.2.0"
+    monkeypatch.setattr(doctor.backend, "cuda_problem", lambda: "no driver")
+    assert dict(doctor.examine())["GPU"] == "none in use: no driver"
+
+
+# -------------------------------------------------------------------------------------------------------- gradcheck
+
+LAYERS = '''
+import numpy as np
+import helper
+from minicnn import Op, apply, nn
+from minicnn import functional as F
+
+def scale_forward(x):
+    return helper.FACTOR * x, None
+
+SCALE = Op("scale", scale_forward, lambda g, saved, needs: (helper.FACTOR * g,), smooth=True)
+WRONG = Op("scale", scale_forward, lambda g, saved, needs: (1.001 * helper.FACTOR * g,), smooth=True)
+
+class Scaled(nn.Module):
+    def __init__(self, features, right=True):
+        super().__init__()
+        self.linear, self.right = nn.Linear(features, 2), right
+
+    def forward(self, x):
+        return apply(SCALE if self.right else WRONG, self.linear(x))
+
+def product(a, b):
+    return F.tanh(a * b)
+
+class Broken(nn.Module):
+    def forward(self, x):
+        return x + self.weight
+'''
+
+
+@pytest.fixture
+def layers(tmp_path):
+    (tmp_path / "mylayers.py").write_text(LAYERS)
+    (tmp_path / "helper.py").write_text("FACTOR = 3.0\n")
+    (tmp_path / "mistyped.py").write_text("x = 1\ndef f(:\n")
+    yield tmp_path
+    sys.modules.pop("helper", None)
+
+
+def test_gradcheck_of_what_is_right(layers, capsys):
+    for target, *options in (
+        ("Scaled", "--input", "4,3", "--args", "3"),
+        ("Scaled", "--input", "4,5", "--args", "features=5, right=True", "--seed", "3"),
+        ("product", "--input", "2,3", "--input", "3"),
+    ):
+        assert cli.main(["gradcheck", f"{layers}/mylayers.py:{target}", *options]) == 0
+        out, err = capsys.readouterr()
+        assert out.strip() and err == ""
+    assert str(layers) not in sys.path
+
+
+def test_gradcheck_of_what_is_wrong(layers, capsys):
+    assert cli.main(["gradcheck", f"{layers}/mylayers.py:Scaled", "--input", "4,3", "--args", "3, right=False"]) == 1
+    out, err = capsys.readouterr()
+    assert "scale" in out and err == ""
+
+
+@pytest.mark.parametrize(
+    ("target", "args", "message"),
+    [
+        ("mylayers.py:Scalde", "3", "unknown class or function 'Scalde'. Did you mean 'Scaled'?"),
+        ("mylayers.py:Scaled", "", "mylayers.py: TypeError: Scaled.__init__() missing 1 required positional argument"),
+        ("mylayers.py:Broken", "", "mylayers.py, line 26: AttributeError: Broken has no attribute 'weight'"),
+        ("mistyped.py:f", "", "mistyped.py, line 2: SyntaxError: "),
+    ],
+)  # fmt: skip
+def test_gradcheck_of_what_does_not_run(layers, capsys, target, args, message):
+    assert cli.main(["gradcheck", f"{layers}/{target}", "--input", "4,3", "--args", args]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("minicnn: error: ") and message in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("text", ["3, (", "3) + f(4", "open('x')", "*[3]", "**{'a': 1}", "3, a=b"])
+def test_gradcheck_arguments_are_literals(layers, capsys, text):
+    assert cli.main(["gradcheck", f"{layers}/mylayers.py:Scaled", "--input", "4,3", "--args", text]) == 2
+    assert "argument --args: must be written as in a call" in capsys.readouterr().err
