@@ -70,7 +70,8 @@ def gradcheck(
         fn_or_module: takes `inputs`, returns a tensor or tuples, lists or dicts of tensors. Layers and tensors that a
             function refers to by name are converted to `dtype` for the check too.
         inputs: tensors, arrays, and whatever else the function takes.
-        eps: step of the central differences (relative for entries above 1), 1e-5 by default.
+        eps: the first step of the central differences (relative for entries above 1), 1e-5 by default; where it may be
+            too long, shorter ones follow.
         atol: by default what rounding makes unavoidable.
         rtol: by default 1e-12 for the complex step, 1e-6 for central differences.
         raise_exception: raise `GradcheckError` unless all is right.
@@ -527,6 +528,11 @@ class Measured:
     def answer(self) -> float:
         return max((abs(s.analytic) for s in self.slopes), default=0.0)
 
+    @property
+    def scale(self) -> float:
+        """What differences are compared with: of the two gradients the smaller, so that a wild one excuses nothing."""
+        return min(self.largest, self.answer)
+
     def count(self, verdict: str) -> int:
         return sum(s.verdict == verdict for s in self.slopes)
 
@@ -812,7 +818,7 @@ class Check:
 
     def allow(self, m: Measured, method: str, unavoidable: float) -> None:
         rtol = RTOL[method] if self.options.rtol is None else self.options.rtol
-        m.allowed = rtol * m.largest + (unavoidable if self.options.atol is None else self.options.atol)
+        m.allowed = rtol * m.scale + (unavoidable if self.options.atol is None else self.options.atol)
 
     def judge(self, slope: Slope, allowed: float, eps: float) -> Slope:
         """The slope with its verdict: right, wrong or at a kink; measured again with smaller steps if need be.
@@ -837,19 +843,19 @@ class Check:
     def judge_again(self, slope: Slope, m: Measured, eps: float) -> Slope:
         """A slope found wrong, more slowly: is it the measurement that is?
 
-        It may be of a kink inside, which the outputs need not show: the derivative of ``relu(x) − relu(−x)``, which is x,
-        is 1 at 0, and right backward passes add up to 0. Steps that meet one do not count; if all do, who knows. Or the
-        function is so curved that the step is too long: then shorter ones come closer to backward's answer, as far as
-        their rounding lets them.
+        There may be a kink inside, which the outputs need not show: the derivative of ``relu(x) − relu(−x)``, which is
+        x, is 1 at 0, and right backward passes add up to 0. Steps that meet one do not count; if all do, who knows. Or
+        the function is so curved that the step is too long: then shorter ones come closer to backward's answer, as far
+        as their rounding lets them.
         """
         met: list[Slope] = []
-        for h in (eps, eps / 10, eps / 100):
+        for h in (eps, eps / 10, eps / 100, eps / 1000):
             if self.kink_inside(slope.line, h):
                 continue
             slope = self.central_slope(slope.line, h)
             doubt = m.allowed + (2 * slope.noise if h < eps else 0)
             if slope.difference <= doubt:
-                slope.verdict = RIGHT if doubt < 1e-4 * m.largest else UNSURE
+                slope.verdict = RIGHT if doubt < 1e-4 * m.scale else UNSURE
                 return slope
             slope.verdict = WRONG
             if met and slope.difference > 0.5 * met[-1].difference:
@@ -885,7 +891,7 @@ class Check:
     def too_coarse(self, m: Measured) -> bool:
         """Whether an error of 0.1 % (or what `rtol` allows) could hide behind the rounding."""
         enough = max(1e-3, self.options.rtol or 0)
-        return m.noise > enough * m.largest and not self.vanishes(m)
+        return m.noise > enough * m.scale and not self.vanishes(m)
 
     def vanishes(self, m: Measured) -> bool:
         """Whether the gradient is zero but for rounding: beside the others, and as far as can be measured."""
@@ -1050,7 +1056,7 @@ def _undecided(check: Check, m: Measured) -> Diagnosis | None:
         return Diagnosis("kinks", m.name, text)
     if not check.too_coarse(m):
         return None
-    share = m.noise / m.largest if m.largest else math.inf
+    share = m.noise / m.scale if m.scale else math.inf
     text = f"rounding makes the measured slopes uncertain by {100 * share:.2g} % of the largest"
     if check.machine < 1e-10:
         return Diagnosis("coarse", m.name, f"{text}: give a larger eps, or make the output smaller")

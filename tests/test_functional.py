@@ -182,14 +182,23 @@ def test_linear_with_nothing_on_one_side(batch, ins, outs, rng):
 @pytest.mark.parametrize("weight", [None, np.zeros(3)])
 def test_an_ignored_item_has_no_gradient_even_where_the_mean_is_0_by_0(loss, weight, rng):
     x = leaf(rng.standard_normal((2, 3)))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        value = loss(x, np.array([-100, -100 if weight is None else 1]), weight)
-        assert np.isnan(value.data)
-        back(value, rng)
+    value = loss(x, np.array([-100, -100 if weight is None else 1]), weight)
+    assert np.isnan(value.data)
+    back(value, rng)
     assert x.grad is not None
     np.testing.assert_array_equal(x.grad[0], np.zeros(3))
     if weight is None:
         np.testing.assert_array_equal(x.grad[1], np.zeros(3))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_mean_of_nothing_is_nan_without_a_warning(dtype, rng):
+    x, scores = leaf(np.ones((2, 0)), dtype), leaf(np.ones((0, 3)), dtype)
+    losses = F.cross_entropy(scores, np.zeros(0, int)), F.cross_entropy(scores, scores.data), F.mse_loss(x, x)
+    for y in (x.mean(), x.mean(1), *losses):
+        assert np.isnan(y.data).all()
+        assert y.dtype == dtype
+        back(y, rng)
 
 
 def test_gradients_at_nan_and_at_kinks(rng):

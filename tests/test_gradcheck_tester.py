@@ -178,6 +178,15 @@ def test_wrong_slope_in_a_curve_is_not_a_kink():
     assert report.set_aside == 0
 
 
+@pytest.mark.parametrize("distance", [3e-3, 1e-3, 5e-4, 1e-4])
+def test_wrong_slope_in_a_curve_too_sharp_for_the_step(monkeypatch, distance):
+    monkeypatch.setattr(F, "BATCH_NORM", spoiled(F.BATCH_NORM, scaled(1.001)))
+    x = np.array([[0.5, -0.2], [0.5 + distance, -0.2 - distance]])
+    report = gradcheck(lambda x: F.relu(F.batch_norm(x, None, None, training=True) + 3), x)
+    assert report.status == "wrong"
+    assert report.set_aside == 0
+
+
 def test_wrong_operation_before_hidden_kinks_is_found():
     op = spoiled(F.TANH, scaled(1.001))
     x = np.array([0.5, 0.0, -2.0, 1.0])

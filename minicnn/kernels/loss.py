@@ -12,16 +12,18 @@ from ..backend import Array, array_module
 from .activation import log_softmax_forward
 from .elementwise import unbroadcast
 
+NAN = float("nan")  # the mean of no items, written so that NumPy does not warn of 0/0
+
 
 def _reduce(losses: Array, reduction: str, total_weight) -> Array:
     if reduction == "none":
         return losses
-    return losses.sum() if reduction == "sum" else losses.sum() / total_weight
+    return losses.sum() if reduction == "sum" else losses.sum() / (total_weight or NAN)
 
 
 def _grad_of_losses(grad_output: Array, reduction: str, total_weight) -> Array:
     """The gradient of each item's loss, to be broadcast where the losses were reduced."""
-    return grad_output / total_weight if reduction == "mean" else grad_output
+    return grad_output / (total_weight or NAN) if reduction == "mean" else grad_output
 
 
 def _item_weights(input: Array, target: Array, weight: Array | None, ignore_index: int) -> Array:

@@ -24,12 +24,12 @@ def sum_backward(grad_output, input_shape, needs, dim, keepdim):
 
 
 def mean_forward(input, dim, keepdim):
-    count = prod(input.shape[d] for d in dim)
+    count = prod(input.shape[d] for d in dim) or float("nan")  # the mean of nothing, without NumPy's warning of 0/0
     return input.sum(axis=dim, keepdims=keepdim) / count, input.shape
 
 
 def mean_backward(grad_output, input_shape, needs, dim, keepdim):
-    count = prod(input_shape[d] for d in dim)
+    count = prod(input_shape[d] for d in dim) or float("nan")
     share = _spread(grad_output, dim, keepdim) / count
     return (array_module(grad_output).broadcast_to(share, input_shape),)
 

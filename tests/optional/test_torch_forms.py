@@ -353,6 +353,7 @@ MIXED = [
     (slice(None), [0, 1], slice(None), [1, 0]), (slice(None), [0, 1], [1, 2]), (MASK_2D, 1), (..., [0, 1, 1]),
     (slice(None), MASK[:2], 0), (slice(None), 1, None, torch.tensor([3, 0])), ([0, 2], None, 1, slice(None), [1, 1]),
     (MASK_2D, slice(None), 1), (0, 0, [1, 1], 0), (torch.tensor(0), slice(None), [1, 2]), (0, None, [0, 1]),
+    (0, slice(None), torch.tensor(True), [1, 2]),
 ]  # fmt: skip
 
 
