@@ -193,7 +193,8 @@ def _binary(op: Op, a: Any, b: Any) -> Tensor:
     a, b = (a, _operand(op.name, b, a)) if isinstance(a, Tensor) else (_operand(op.name, a, b), b)
     if a.dtype != b.dtype:
         a, b = _promoted(a, b)
-    _check_broadcast(op.name, a, b)
+    if a.shape != b.shape:
+        _check_broadcast(op.name, a, b)
     return apply(op, a, b)
 
 
@@ -412,7 +413,7 @@ def getitem(input: Tensor, index: Any) -> Tensor:
         for part in index:
             if is_int(part) or part is ...:
                 ints.append(part)
-            elif part is not None:  # a slice or an array, which takes an axis, or as many as a mask has
+            elif part is not None and not isinstance(part, bool):  # takes an axis, or as many as a mask has
                 ints += [slice(None)] * (part.ndim if backend.is_array(part) and part.dtype.kind == "b" else 1)
         input, index = take(input, tuple(ints)), tuple(part for part in index if not is_int(part))
     return take(input, index)

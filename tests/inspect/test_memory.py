@@ -141,7 +141,7 @@ class Doubling(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.first, self.last = nn.Linear(10, 500, bias=False), nn.Linear(500, 2, bias=False)
+        self.first, self.last = nn.Linear(10, 500, bias=False), nn.Linear(500, 10, bias=False)
 
     def forward(self, x):
         y = self.first(x)
@@ -152,8 +152,8 @@ class Doubling(nn.Module):
 
 def test_gradients_that_are_passed_on_and_summed(monkeypatch):
     result = memory(Doubling(), (2000, 10))
-    array = 4 * 2000 * 500
-    assert result.parts["activations"] + result.parts["activation_gradients"] == 2 * array  # what arrived, and the sum
+    made = result.parts["activations"] + result.parts["activation_gradients"]
+    assert made == pytest.approx(2 * 4 * 2000 * 500, rel=0.03)  # never more than two arrays
     assert result.total == pytest.approx(measure(monkeypatch, Doubling, (2000, 10)), rel=0.05)
 
 
