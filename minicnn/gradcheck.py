@@ -24,7 +24,6 @@ import math
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
 from itertools import combinations
 from typing import Any
 
@@ -702,16 +701,6 @@ class Check:
         moves = {i: backend.to_host(u) for i, u in line.direction.items()}
         return Slope(line, self.answer(line, moves), float(self.cotangent @ output.imag) / TINY)
 
-    @cached_property
-    def unsteady(self) -> np.ndarray:
-        """How far rounding may move each output: as far as changes in the last digit of the inputs do, at least."""
-        reach = 4 * self.machine * np.abs(self.centre)
-        for _ in range(3):
-            signs = [self.rng.choice((-1.0, 1.0), x.shape) for x in self.base]
-            values = [x + x * _beside(_rounding(x) * sign, x) for x, sign in zip(self.base, signs, strict=True)]
-            reach = np.maximum(reach, np.abs(self.evaluate(values) - self.centre))
-        return reach
-
     def step(self, line: Line, eps: float) -> float:
         return eps if line.entry is None else eps * max(1.0, abs(_at(self.base, line)))
 
@@ -727,15 +716,15 @@ class Check:
         changed = top != bottom
         if answer and not changed.any():  # a change may be too small to show
             changed[:] = True
-        reached = (c * self.unsteady)[changed]
+        reached = (c * self.centre)[changed]
         return Slope(
             line,
             answer,
             float(c @ (top - bottom)) / (ahead + behind),
-            noise=4 * float(np.linalg.norm(reached)) / h,
+            noise=16 * self.machine * float(np.linalg.norm(reached)) / h,
             size=float(np.abs(right + left).sum()) / 2,
             gap=float(np.abs(right - left).sum()),
-            gap_noise=2 * float(np.abs(reached).sum()) / h,
+            gap_noise=8 * self.machine * float(np.abs(reached).sum()) / h,
             low=float(np.minimum(right, left).sum()),
             high=float(np.maximum(right, left).sum()),
         )
@@ -861,8 +850,10 @@ class Check:
             if met and slope.difference > 0.5 * met[-1].difference:
                 return met[0]
             met.append(slope)
-        slope.verdict = WRONG if met else UNSURE
-        return met[0] if met else slope
+        if met:
+            return met[0]
+        slope.verdict = UNSURE
+        return slope
 
     def kink_inside(self, line: Line, eps: float) -> bool:
         """Whether an operation has another slope to the right than to the left."""

@@ -385,11 +385,11 @@ def read_stream(content: bytes, max_bytes: int) -> dict[str, np.ndarray]:
 
 def _state_dict(result: Any, byteorder: Literal["<", ">"], max_bytes: int) -> dict[str, np.ndarray]:
     if type(result) is not dict:
-        raise ValueError(f"holds a {type(result).__name__}, not a state dict of names and tensors")
+        raise ValueError(f"holds an object of type {type(result).__name__}, not a dict of names and tensors")
     for name, value in result.items():
         if type(value) is not TensorView:
             hint = "save that part alone with torch.save" if "state_dict" in result else "save the model's state_dict()"
-            raise ValueError(f"{name[:80]!r} is a {type(value).__name__}, and a state dict has tensors only: {hint}")
+            raise ValueError(f"{name[:80]!r} is of type {type(value).__name__}, and weights are tensors: {hint}")
     if sum(math.prod(view.shape) * max(view.storage.itemsize, 4) for view in result.values()) > max_bytes:
         raise ValueError(f"its tensors take more than max_bytes={max_bytes} bytes")
     arrays = {name: view.array(byteorder) for name, view in result.items()}
