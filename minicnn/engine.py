@@ -111,7 +111,8 @@ class Node:
                 "backward(retain_graph=True)"
             )
         xp = backend.array_module(grad_output)
-        grads = tuple(self.backward_kernel(grad_output, self.saved, self.needs, **self.params))
+        with np.errstate(all="ignore"):
+            grads = tuple(self.backward_kernel(grad_output, self.saved, self.needs, **self.params))
         if len(grads) != len(self.inputs):
             raise RuntimeError(
                 f"backward of {self.label} returned {len(grads)} gradients for {len(self.inputs)} inputs"
@@ -301,9 +302,15 @@ class Tensor:
         if isinstance(data, Tensor):
             data = data.data
         if not backend.is_array(data):
-            array = np.asarray(data)
-            if array.dtype == object:
-                raise TypeError(f"Tensor: cannot make an array of {type(data).__name__}")
+            try:
+                array = np.asarray(data)
+            except ValueError:  # nested lists of different lengths
+                array = np.asarray(None)
+            if array.dtype.kind not in "biufc":
+                raise TypeError(
+                    f"Tensor: cannot make an array of numbers from {data!r:.60}: give numbers, nested lists of equal "
+                    "lengths, or an array"
+                )
             data = array.astype(np.float32) if array.dtype == np.float64 else array
         elif isinstance(data, np.generic):
             data = np.asarray(data)
@@ -496,7 +503,8 @@ def apply_with_saved(op: Op, *inputs: Tensor | None, **params: Any) -> tuple[Ten
         dtype = params.get("dtype") or xp.result_type(*(x.dtype for x in arrays if x is not None))
         output, saved = xp.broadcast_to(xp.zeros((), dtype=dtype), shape), None
     else:
-        output, saved = forward(*arrays, **params)
+        with np.errstate(all="ignore"):  # as on a GPU: log 0 is −inf, and who must not have it looks for it
+            output, saved = forward(*arrays, **params)
         output = xp.asarray(output)  # NumPy turns 0-d results into scalars
     record = _grad_enabled.get()
     needs = tuple(record and t is not None and t._requires_grad for t in inputs)
@@ -603,7 +611,7 @@ def _walk(root: Node | None, gradient: Array) -> Iterator[Step]:
             if grad is None or not isinstance(source, Node):
                 continue
             if source in waiting:
-                waiting[source] = waiting[source] + grad
+                waiting[source] = _sum(waiting[source], grad)
             else:
                 waiting[source] = grad
                 heapq.heappush(queue, (-source.sequence, source))
@@ -613,6 +621,11 @@ def _walk(root: Node | None, gradient: Array) -> Iterator[Step]:
         del grad, grad_output
         yield step
         del step
+
+
+def _sum(a: Array, b: Array) -> Array:
+    with np.errstate(all="ignore"):
+        return a + b
 
 
 def _deliver(step: Step) -> None:
@@ -631,7 +644,7 @@ def _accumulate(leaf: Tensor, grad: Array, known: tuple[Array, ...]) -> None:
     """Add `grad` to ``leaf.grad``. The first time, copy it if it may be somebody else's (`known`) array, or if it is
     one number broadcast (a stride is 0), because a ``.grad`` can be written to."""
     if leaf.grad is not None:
-        leaf.grad = leaf.grad + grad
+        leaf.grad = _sum(leaf.grad, grad)
         return
     xp = backend.array_module(grad)
     shared = 0 in grad.strides or any(xp.may_share_memory(grad, other) for other in known)

@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from contextvars import copy_context
 from importlib.util import find_spec
 from typing import Any, TypeVar
 
@@ -124,7 +125,8 @@ def run(work: Callable[[Part], Any], parts: Sequence[Part]) -> None:
 
     futures: list[Future[None]] = []
     with suppress(RuntimeError):  # no thread can be started here (a browser, a limit, the interpreter's end)
-        futures += [_workers(helpers).submit(take_parts) for _ in range(helpers)]
+        for _ in range(helpers):  # each in this thread's context, NumPy's error state included
+            futures.append(_workers(helpers).submit(copy_context().run, take_parts))
     try:
         take_parts()
     finally:

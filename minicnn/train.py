@@ -205,6 +205,13 @@ OPTIMIZERS: dict[str, tuple[Callable[..., optim.Optimizer], float, dict[str, Any
 }
 
 
+# The recipe was compared on the last 5,000 training images, held back; the test images had no say. Percent right there
+# after 5 epochs, seed 0 (seed 1 of the recipe itself: 99.04), of which a standard error is 0.14:
+#     the recipe 98.94; learning rate 1e-3 99.04, 5e-3 98.90; batches of 32 98.98, of 128 at 3e-3 98.98;
+#     no shift 98.98 (with the smallest training loss and the largest held-back one), shift 2 98.96.
+# All are within noise of each other, so it stayed at the plain choice.
+
+
 @dataclass(frozen=True)
 class Recipe:
     """What decides a training run; the defaults are those of `minicnn demo`.

@@ -454,3 +454,20 @@ def test_what_type_checkers_are_told_of_the_methods_is_what_is_attached():
             a = declared[name].args
             told = [*a.args[1:], *([a.vararg] if a.vararg else []), *a.kwonlyargs]
             assert [x.arg for x in told] == arguments, name
+
+
+@pytest.mark.parametrize("data", ["a", ["a", "b"], [[1.0, 2.0], [3.0]], None, {"x": 1}])
+def test_what_is_no_array_of_numbers_is_refused(data):
+    with pytest.raises(TypeError, match="Tensor: cannot make an array of numbers"):
+        Tensor(data)
+
+
+def test_infinities_and_nan_come_without_warnings_as_on_a_gpu():
+    """Warnings are errors here. Threads of the fast kernels too: NumPy's error state belongs to a thread."""
+    x = Tensor([0.0, -1.0, 1000.0], requires_grad=True)
+    for out in (x.log(), x.sqrt(), 1.0 / x, x.exp(), x**-0.5):
+        out.backward(np.ones(3, np.float32))
+    images = Tensor(np.full((16, 3, 20, 20), 3e38, np.float32), requires_grad=True)
+    out = F.conv2d(images, Tensor(np.full((4, 3, 3, 3), -2.0, np.float32), requires_grad=True))
+    out.backward(np.full(out.shape, 3e38, np.float32))
+    assert np.isinf(out.data).all()

@@ -93,7 +93,7 @@ def test_where_no_thread_can_be_started_the_work_is_done_all_the_same(count, mon
     count(2)
 
     class Nothing:
-        def submit(self, work):
+        def submit(self, *work):
             raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(threads, "_workers", lambda n: Nothing())
