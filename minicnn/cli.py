@@ -1,4 +1,4 @@
-"""The command line: ``minicnn demo``, ``train``, ``summary``, ``memory``, ``facts``, ``gradcheck``, ``doctor``.
+"""The command line: ``minicnn demo``, ``train``, ``classify``, ``summary``, ``memory``, ``facts``, and so on.
 
 Arguments come in and words go out here; the work is done elsewhere. Whatever goes wrong ends in one line on stderr.
 Exit status: 0 done, 1 failed (also: a gradient is wrong), 2 a command line that makes no sense, 130 Ctrl-C.
@@ -28,7 +28,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
-from . import __version__, backend, doctor, models, report, threads, train
+from . import __version__, backend, classify, doctor, models, report, threads, train
 from .engine import dry_run
 from .gradcheck import gradcheck
 from .inspect import Memory, Summary, facts, memory, summary
@@ -138,7 +138,7 @@ def _call(text: str) -> tuple[list[Any], dict[str, Any]]:
 
 NETWORKS = [name for name in models.__all__ if name.islower() and not name.endswith("_loss")]
 
-COMMANDS = ("demo", "train", "summary", "memory", "facts", "gradcheck", "doctor")
+COMMANDS = ("demo", "train", "classify", "summary", "memory", "facts", "gradcheck", "doctor")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -243,6 +243,18 @@ def make_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     option("--evaluation", action="store_true", help="one evaluation, not a training step")
     option("--layers", action="store_true", help="list the layers' parameters and activations too")
+
+    option = command(
+        "classify", _classify, "say what pictures show, by a network with weights from a file",
+        "The most probable classes of pictures, prepared as torchvision does. README and minicnn/weights.py say where "
+        "torchvision publishes weights.",
+    )  # fmt: skip
+    option("model", type=_one_of("model", NETWORKS), metavar="MODEL", help=f"{', '.join(NETWORKS)}")
+    option("images", nargs="+", metavar="IMAGE", help="pictures, in any format that Pillow reads")
+    option("--weights", required=True, metavar="FILE", help="safetensors, .npz or PyTorch's .pth")
+    option("--variant", metavar="NAME", help="instead of the one that the weights name, for instance torchvision")
+    option("--names", metavar="FILE", help="names of the classes: a JSON list or a line each (the weights' own)")
+    option("--top", type=_whole(1), metavar="N", default=5, help="how many classes to print (%(default)s)")
 
     option = command(
         "facts", _facts_ledger, "recompute the figures of the papers and courses",
@@ -456,6 +468,16 @@ def _code_of(file: Path) -> Iterator[None]:
         raise RuntimeError(" ".join(f"{place}: {type(error).__name__}: {error}".split())) from error
     finally:
         sys.path.remove(beside)
+
+
+# -------------------------------------------------------------------------------------------------- classifying
+
+def _classify(arguments: argparse.Namespace) -> int:
+    build = getattr(models, arguments.model)
+    classifier = classify.Classifier.load(build, arguments.weights, arguments.variant, arguments.names)
+    for classified in classifier(arguments.images, arguments.top):
+        print(*classify.lines(classified), sep="\n")
+    return 0
 
 
 # --------------------------------------------------------------------------------------- summary, memory, facts
