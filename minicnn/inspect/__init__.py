@@ -1,5 +1,6 @@
 """Looking into a network: its layers as a table, its recorded values, its cut graphs."""
 
+from .blocks import draw_blocks
 from .facts import Fact, facts, ilsvrc_chart
 from .memory import Memory, memory
 from .record import record
@@ -7,4 +8,7 @@ from .severed import severed
 from .summary import Summary, summary
 from .trace import trace
 
-__all__ = ["Fact", "Memory", "Summary", "facts", "ilsvrc_chart", "memory", "record", "severed", "summary", "trace"]
+__all__ = [
+    "Fact", "Memory", "Summary", "draw_blocks", "facts", "ilsvrc_chart", "memory", "record", "severed", "summary",
+    "trace",
+]  # fmt: skip
