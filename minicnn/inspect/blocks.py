@@ -72,13 +72,13 @@ def draw_blocks(model: Module, input_shape: tuple[int, ...], ax: Any = None) -> 
     tallest = max(input_shape[2], 1)
     height = {node: 0.12 + 0.88 * math.sqrt(side[node] / tallest) for node in column}
     stacks: dict[int, list[Node]] = defaultdict(list)
-    for node, x in column.items():
-        stacks[x].append(node)
+    for node, position in column.items():
+        stacks[position].append(node)
     place: dict[Node, tuple[float, float]] = {}  # of the box's centre
-    for x, stack in stacks.items():
+    for position, stack in stacks.items():
         pitch = 0.18 + max(height[node] for node in stack)
         for i, node in enumerate(stack):
-            place[node] = (x, pitch * ((len(stack) - 1) / 2 - i))
+            place[node] = (position, pitch * ((len(stack) - 1) / 2 - i))
     if ax is None:
         ax = Figure(figsize=(max(6, 0.28 * len(stacks)), 3.2), layout="constrained").add_subplot()
     for a, b in edges:
