@@ -20,7 +20,9 @@ EXTRAS = {
     "cuda12": ("cupy-cuda12x",),
     "cuda13": ("cupy-cuda13x",),
     "bench": ("pytest-benchmark", "threadpoolctl"),
-    "test": ("pytest", "pytest-xdist", "hypothesis", "pillow", "safetensors", "ruff", "mypy"),
+    "test": (
+        "pytest", "pytest-xdist", "hypothesis", "pillow", "safetensors", "nbclient", "ipykernel", "ruff", "mypy",
+    ),
 }
 
 
