@@ -43,8 +43,8 @@ def table(seconds: dict[str, list[float]], against: str, items: int | None = Non
     base = statistics.median(seconds[against])
     lines = [f"{'':24}{'median':>10}{'quartiles':>20}{'ratio':>8}{'items/s':>12}"]
     for name, runs in seconds.items():
-        low, median, high = statistics.quantiles(runs, n=4)
-        rate = f"{items / median:,.0f}" if items else ""
+        low, median, high = statistics.quantiles(runs, n=4) if len(runs) > 1 else runs * 3
+        rate = f"{items / median:,.3g}" if items else ""
         quartiles = f"{1e3 * low:.2f} to {1e3 * high:.2f}"
         lines.append(f"{name:24}{1e3 * median:>7.2f} ms{quartiles:>20}{median / base:>8.2f}{rate:>12}")
     return "\n".join(lines)

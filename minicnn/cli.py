@@ -249,7 +249,7 @@ def make_parser() -> argparse.ArgumentParser:
         "The most probable classes of pictures, prepared as torchvision does. README and minicnn/weights.py say where "
         "torchvision publishes weights.",
     )  # fmt: skip
-    option("model", type=_one_of("model", NETWORKS), metavar="MODEL", help=f"{', '.join(NETWORKS)}")
+    option("model", type=_one_of("model", NETWORKS), metavar="MODEL", help=", ".join(NETWORKS))
     option("images", nargs="+", metavar="IMAGE", help="pictures, in any format that Pillow reads")
     option("--weights", required=True, metavar="FILE", help="safetensors, .npz or PyTorch's .pth")
     option("--variant", metavar="NAME", help="instead of the one that the weights name, for instance torchvision")

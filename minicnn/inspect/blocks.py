@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from typing import Any
 
 from ..engine import Node
@@ -43,6 +43,29 @@ def columns(nodes: list[Node]) -> tuple[dict[Node, int], list[tuple[Node, Node]]
     return column, edges
 
 
+def places(
+    column: dict[Node, int], edges: list[tuple[Node, Node]], height: dict[Node, float]
+) -> dict[Node, tuple[float, float]]:
+    """The centre of each box: its column, and a row in it. A branch keeps its row until it meets the others."""
+    before: dict[Any, Node] = {b: a for a, b in edges}
+    branches = Counter(a for a, _ in edges)
+    stacks: dict[int, list[Any]] = defaultdict(list)
+    for node, position in column.items():
+        stacks[position].append(node)
+    for a, b in edges:
+        for position in range(column[a] + 1, column[b] if branches[a] == 1 else 0):
+            before[a, position] = a  # holds the row of a branch that is shorter than the others
+            stacks[position].append((a, position))
+    place: dict[Node, tuple[float, float]] = {}
+    for position, stack in sorted(stacks.items()):
+        stack.sort(key=lambda n: -place[before[n]][1] if n in before else 0)
+        pitch = 0.18 + max(height.get(n, 0) for n in stack)
+        for i, node in enumerate(stack):
+            if node in column:
+                place[node] = (position, pitch * ((len(stack) - 1) / 2 - i))
+    return place
+
+
 def draw_blocks(model: Module, input_shape: tuple[int, ...], ax: Any = None) -> Any:
     """Draw a network: a box for each convolution, pooling and fully connected layer, branches above each other.
 
@@ -71,23 +94,18 @@ def draw_blocks(model: Module, input_shape: tuple[int, ...], ax: Any = None) -> 
     side = {node: node.shape[2] if len(node.shape) == 4 else 1 for node in column}
     tallest = max(input_shape[2], 1)
     height = {node: 0.12 + 0.88 * math.sqrt(side[node] / tallest) for node in column}
-    stacks: dict[int, list[Node]] = defaultdict(list)
-    for node, position in column.items():
-        stacks[position].append(node)
-    place: dict[Node, tuple[float, float]] = {}  # of the box's centre
-    for position, stack in stacks.items():
-        pitch = 0.18 + max(height[node] for node in stack)
-        for i, node in enumerate(stack):
-            place[node] = (position, pitch * ((len(stack) - 1) / 2 - i))
+    place = places(column, edges, height)
+    last = max(column.values())
     if ax is None:
-        ax = Figure(figsize=(max(6, 0.28 * len(stacks)), 3.2), layout="constrained").add_subplot()
+        ax = Figure(figsize=(max(6, 0.28 * last), 3.2), layout="constrained").add_subplot()
     for a, b in edges:
         (xa, ya), (xb, yb) = place[a], place[b]
         line: list[tuple[float, float]] = [(xa, ya), (xb, yb)]
-        if xb - xa > 1 and ya == yb == 0:  # what passes other boxes goes above them
-            between = (height[n] for n, (x, y) in place.items() if xa < x < xb and y == 0)
-            above = max(between, default=0) / 2 + 0.12
-            line[1:1] = [(xa + 0.4, above), (xb - 0.4, above)]
+        if xb - xa > 1 and ya == yb:  # what passes other boxes goes above them
+            above = ya + max((height[n] for n, (x, y) in place.items() if xa < x < xb and y == ya), default=0) / 2
+            line[1:1] = [(xa + 0.4, above + 0.12), (xb - 0.4, above + 0.12)]
+        elif xb - xa > 1:  # or stays in its own row as long as it can
+            line[1:1] = [(xb - 0.6, ya)]
         ax.plot(*zip(*line, strict=True), color="#555555", lw=0.8, zorder=1)
     for node, (x, y) in place.items():
         if node.op.name in JOINTS:
@@ -101,7 +119,7 @@ def draw_blocks(model: Module, input_shape: tuple[int, ...], ax: Any = None) -> 
     legend = [Patch(fc=colour, label=label) for label, colour in drawn]
     ax.legend(handles=legend, loc="upper right", frameon=False, fontsize=8, ncols=len(legend))
     top = max(y + height[node] / 2 for node, (_, y) in place.items())
-    ax.set(xlim=(-0.8, len(stacks) - 0.2), ylim=(-top - 0.35, top + 0.5), aspect="auto")
+    ax.set(xlim=(-0.8, last + 0.8), ylim=(-top - 0.35, top + 0.5), aspect="auto")
     ax.set_title(f"{type(model).__name__}, {'×'.join(map(str, input_shape[1:]))}", loc="left", fontsize=10)
     ax.axis("off")
     return ax
