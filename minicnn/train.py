@@ -11,15 +11,14 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from . import backend, models, optim, report
+from . import backend, models, optim, report, weights
 from . import functional as F
 from .data import MNIST, Compose, DataLoader, Normalize, RandomShift, Subset
 from .engine import Tensor, backward_steps, no_grad
@@ -320,7 +319,7 @@ def draw(run: Run, path: str | os.PathLike[str]) -> None:
     wrong = np.flatnonzero(result.predictions != result.labels)[: report.WRONG_ANSWERS]
     images = run.judged_by.batch(wrong)[0][:, 0]  # (B, H, W)
     count = sum(parameter.size for parameter in run.model.parameters())
-    with _whole_file(path) as file:
+    with weights.replacing(path) as file:
         report.training_page(
             file,
             title=f"{recipe.model} on MNIST: {100 * result.accuracy:.2f} % of {len(result.labels):,} {judge} images",
@@ -341,17 +340,15 @@ def draw(run: Run, path: str | os.PathLike[str]) -> None:
 
 
 def save(run: Run, folder: str | os.PathLike[str]) -> list[Path]:
-    """Write ``weights.npz`` (the state dict) and ``history.json`` into `folder`, made if need be; their paths.
+    """Write ``weights.npz`` (see `minicnn.weights`) and ``history.json`` into `folder`, made if need be; their paths.
 
     Raises:
         OSError: they cannot be written.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    weights, history = folder / "weights.npz", folder / "history.json"
-    with _whole_file(weights) as file:
-        arrays: dict[str, Any] = {name: backend.to_host(array) for name, array in run.model.state_dict().items()}
-        np.savez(file, **arrays)
+    state, history = folder / "weights.npz", folder / "history.json"
+    weights.save(run.model, state)
     facts = {
         "recipe": asdict(run.recipe),
         "judged_by": f"{judges(run.recipe)} images",
@@ -360,24 +357,11 @@ def save(run: Run, folder: str | os.PathLike[str]) -> list[Path]:
         "gradients": run.gradients,
         "history": run.history,
     }
-    with _whole_file(history) as file:
+    with weights.replacing(history) as file:
         file.write(json.dumps(facts, indent=1).encode())
-    return [weights, history]
+    return [state, history]
 
 
 def judges(recipe: Recipe) -> str:
     """Which images a network trained by `recipe` is judged by, in a word or two."""
     return "held-back" if recipe.hold_back else "test"
-
-
-@contextmanager
-def _whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """A file to write that comes to stand at `path` when it is complete, and not before."""
-    path = Path(path)
-    unfinished = path.with_name(path.name + ".part")
-    try:
-        with open(unfinished, "wb") as file:
-            yield file
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import minicnn
-from minicnn import cli, doctor, threads, train
+from minicnn import cli, doctor, threads, train, weights
 from minicnn.data import MNIST
 
 ROOT = Path(__file__).parents[1]
@@ -178,7 +178,8 @@ def test_train(here, capsys, monkeypatch):
         "images": 128, "hold_back": 100,
     }  # fmt: skip
     assert out[-1] == f"held-back accuracy {100 * kept['accuracy']:.2f} %"
-    assert set(np.load(here / "results" / "weights.npz")) == set(minicnn.models.lenet5().state_dict())
+    arrays, facts = weights.read(here / "results" / "weights.npz")
+    assert set(arrays) == set(minicnn.models.lenet5().state_dict()) and facts["architecture"] == "lenet5"
 
 
 def test_train_takes_a_new_folder_each_time(here, capsys, monkeypatch):
