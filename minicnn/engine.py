@@ -70,18 +70,18 @@ class Node:
     """One operation that was carried out: the edges of the graph point from it to what it was made from."""
 
     __slots__ = (
-        "op", "params", "inputs", "needs", "saved", "backward_kernel", "scope", "sequence", "shape", "dtype",
-        "recorded", "retained", "__weakref__",
+        "op", "params", "inputs", "needs", "saved", "forward_kernel", "backward_kernel", "scope", "sequence", "shape",
+        "dtype", "recorded", "retained", "__weakref__",
     )  # fmt: skip
 
-    def __init__(self, op, params, inputs, needs, saved, backward_kernel, output):
+    def __init__(self, op, params, inputs, needs, saved, kernels, output):
         self.op: Op = op
         self.params: dict[str, Any] = params
         # An input is the node that made it or, where nothing did, the tensor itself (a leaf); None if left out.
         self.inputs: tuple[Node | Tensor | None, ...] = inputs
         self.needs: tuple[bool, ...] = needs
         self.saved: Any = saved
-        self.backward_kernel = backward_kernel  # of the implementation that ran forward
+        self.forward_kernel, self.backward_kernel = kernels  # of the implementation that ran
         self.scope: tuple[Any, ...] = _scope.get()
         self.sequence: int = next(_sequence)
         self.shape: tuple[int, ...] = output.shape
@@ -495,7 +495,7 @@ def apply_with_saved(op: Op, *inputs: Tensor | None, **params: Any) -> tuple[Ten
                 f"{_label(op)}: an input is {x.dtype}, and only floating-point numbers have gradients. "
                 "Convert it first, for instance with .to(dtype='float32')"
             )
-    forward, backward = _implementation(op, arrays)
+    kernels = _implementation(op, arrays)
     if _dry_run.get():
         if op.shape is None:
             raise RuntimeError(f"{_label(op)}: a dry run needs the operation's shape function, and it has none")
@@ -504,7 +504,7 @@ def apply_with_saved(op: Op, *inputs: Tensor | None, **params: Any) -> tuple[Ten
         output, saved = xp.broadcast_to(xp.zeros((), dtype=dtype), shape), None
     else:
         with np.errstate(all="ignore"):  # as on a GPU: log 0 is −inf, and who must not have it looks for it
-            output, saved = forward(*arrays, **params)
+            output, saved = kernels[0](*arrays, **params)
         output = xp.asarray(output)  # NumPy turns 0-d results into scalars
     record = _grad_enabled.get()
     needs = tuple(record and t is not None and t._requires_grad for t in inputs)
@@ -512,7 +512,7 @@ def apply_with_saved(op: Op, *inputs: Tensor | None, **params: Any) -> tuple[Ten
     node = None
     if observers or True in needs:
         sources = tuple(t if t is None or t.node is None else t.node for t in inputs)
-        node = Node(op, params, sources, needs, saved, backward, output)
+        node = Node(op, params, sources, needs, saved, kernels, output)
         for observer in observers:
             if hasattr(observer, "forward"):
                 observer.forward(node, output)
@@ -524,15 +524,18 @@ def _label(op: Op) -> str:
     return f"{op.name} in {path}" if path else op.name
 
 
-def recompute(node: Node) -> Array:
-    """The output of `node`: as recorded or, where it was not, computed again from the leaves.
+def recompute(node: Node, values: dict[Node, Array] | None = None) -> Array:
+    """The output of `node`: as recorded or, where it was not, computed again from the leaves, by the same kernels.
 
     Weights that changed since the forward pass give other values.
+
+    Args:
+        values: outputs that are known already, to which those found on the way are added.
 
     Raises:
         RuntimeError: the graph was freed by a backward pass.
     """
-    values: dict[Node, Array] = {}
+    values = {} if values is None else values
     todo = [node]
     while todo:
         n = todo[-1]
@@ -547,14 +550,11 @@ def recompute(node: Node) -> Array:
         if missing:
             todo += missing
             continue
-        arrays = (values[s] if isinstance(s, Node) else None if s is None else s.data for s in n.inputs)
-        values[n] = backend.array_module(_any_array(n, values)).asarray(n.op.forward(*arrays, **n.params)[0])
+        arrays = [values[s] if isinstance(s, Node) else None if s is None else s.data for s in n.inputs]
+        with np.errstate(all="ignore"):
+            output = n.forward_kernel(*arrays, **n.params)[0]
+        values[n] = backend.common_module(n.op.name, *arrays).asarray(output)
     return values[node]
-
-
-def _any_array(node: Node, values: dict[Node, Array]) -> Array:
-    source = next(s for s in node.inputs if s is not None)
-    return values[source] if isinstance(source, Node) else source.data
 
 
 # ------------------------------------------------------------------------------------------------- backward

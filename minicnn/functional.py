@@ -636,7 +636,7 @@ MAX_POOL2D = Op(
 )  # fmt: skip
 AVG_POOL2D = Op(
     "avg_pool2d", P.avg_pool2d_forward, P.avg_pool2d_backward, _pooled, True,
-    "y = Σ over the window / n;  ∂x = Σ g / n over the windows it was in",
+    "y = Σ x / n over the window;  ∂x = Σ g / n over the windows it was in",
 )  # fmt: skip
 ADAPTIVE_AVG_POOL2D = Op(
     "adaptive_avg_pool2d", P.adaptive_avg_pool2d_forward, P.adaptive_avg_pool2d_backward,
