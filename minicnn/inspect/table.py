@@ -43,6 +43,11 @@ def size(count: int) -> str:
     return (f"{count / 1e6:,.2f} MB" if count >= 10**5 else f"{count / 1e3:,.2f} kB") if count else ""
 
 
+def dimensions(one_shape: Sequence[int]) -> str:
+    """``(3, 224, 224)`` → ``3×224×224``; a single number has no dimensions."""
+    return "×".join(map(str, one_shape)) or "one number"
+
+
 def shape(input_shape: Sequence[Any]) -> str:
     """``(1, 3, 224, 224)`` → ``1×3×224×224``; several with commas."""
-    return ", ".join("×".join(map(str, each)) for each in shapes_of(input_shape))
+    return ", ".join(map(dimensions, shapes_of(input_shape)))
