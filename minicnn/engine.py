@@ -25,10 +25,20 @@ from . import backend, threads
 from .backend import Array
 from .kernels import fast, naive
 
+
+class Scope(tuple[Any, ...]):
+    """The modules that are being called, the outermost first. Each call makes one of its own, so that two calls of a
+    layer can be told apart, and knows that of the call around it, `outer`."""
+
+    outer: Scope | None = None
+
+
+NOWHERE = Scope()
+
 # What is going on around an operation. Context variables, so each thread has its own.
 _grad_enabled: ContextVar[bool] = ContextVar("grad_enabled", default=True)
 _dry_run: ContextVar[bool] = ContextVar("dry_run", default=False)
-_scope: ContextVar[tuple[Any, ...]] = ContextVar("scope", default=())  # the modules being called, outermost first
+_scope: ContextVar[Scope] = ContextVar("scope", default=NOWHERE)
 _observers: ContextVar[tuple[Any, ...]] = ContextVar("observers", default=())
 _kernels: ContextVar[str] = ContextVar("kernels", default="fast")
 
@@ -82,7 +92,7 @@ class Node:
         self.needs: tuple[bool, ...] = needs
         self.saved: Any = saved
         self.forward_kernel, self.backward_kernel = kernels  # of the implementation that ran
-        self.scope: tuple[Any, ...] = _scope.get()
+        self.scope: Scope = _scope.get()
         self.sequence: int = next(_sequence)
         self.shape: tuple[int, ...] = output.shape
         self.dtype = output.dtype
@@ -196,10 +206,10 @@ def current_path() -> str:
 
 
 @contextmanager
-def _set(variable: ContextVar, value: Any) -> Iterator[None]:
+def _set(variable: ContextVar, value: Any) -> Iterator[Any]:
     token = variable.set(value)
     try:
-        yield
+        yield value
     finally:
         variable.reset(token)
 
@@ -233,8 +243,10 @@ def is_dry_run() -> bool:
 
 
 def entered(module: Any):
-    """Inside ``with entered(module):`` operations belong to `module` (and to those entered around it)."""
-    return _set(_scope, (*_scope.get(), module))
+    """Inside ``with entered(module) as scope:`` operations belong to `module` (and to those entered around it)."""
+    scope = Scope((*_scope.get(), module))
+    scope.outer = _scope.get()
+    return _set(_scope, scope)
 
 
 def observe(observer: Any):

@@ -61,7 +61,7 @@ class Module:
         raise TypeError(f"{type(self).__name__} defines no forward(): write one, then call the module itself")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        with entered(self):
+        with entered(self) as scope:  # noqa: F841 (who reads a traceback finds it)
             output = self.forward(*args, **kwargs)
         for hook in tuple(self._forward_hooks.values()):
             changed = hook(self, args, output)
