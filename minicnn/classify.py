@@ -9,6 +9,7 @@ network was trained for; a picture of anything else gets the names of the neares
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import math
 import os
@@ -22,7 +23,7 @@ import numpy as np
 
 from . import backend, weights
 from .data import MNIST, Normalize, ToFloat
-from .engine import Tensor, no_grad
+from .engine import Tensor, dry_run, no_grad
 from .nn import Module
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of red, green and blue in 0 to 1
@@ -32,8 +33,9 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 MAX_PIXELS = 80_000_000  # in a picture, as it is and resized
 MAX_NAMES = 1 << 20  # bytes in a file of class names
 
-# The largest numbers that metadata may ask a network to be built with.
+# The largest numbers that metadata may ask a network to be built with, and what else it may set.
 LIMITS = {"classes": 25_000, "in_channels": 16, "input_size": 512}
+OPTIONS = ("width", "shortcut", "lrn", "aux_logits")
 
 
 class Answer(NamedTuple):
@@ -237,11 +239,12 @@ class Classifier:
     ) -> Classifier:
         """The network made by `build`, one of `minicnn.models`, with the weights in the file at `path`.
 
-        What the file says about variant, number of classes, channels and side of the images, and their preparation,
-        is followed; the rest is as `build` has it.
+        What the file says about variant, options, number of classes, channels and side of the images, and their
+        preparation, is followed; the rest is as `build` has it. PyTorch's files say nothing: a ``.pth`` for ResNet-50,
+        101 or 152, whose variants cannot be told apart by it, is taken for torchvision's, with a warning.
 
         Args:
-            variant: instead of the file's.
+            variant: instead of the file's, or where it says none.
             names: a file of class names instead of the weights' own; see `class_names`.
 
         Raises:
@@ -251,18 +254,20 @@ class Classifier:
             OSError: a file cannot be opened.
         """
         arrays, metadata = weights.read(path)
+        variant = variant or _assumed_variant(build, metadata, path)
+        if variant:
+            metadata = {"variant": variant, **metadata}
         try:
-            options = {key: _from(metadata, key, int, None) for key in LIMITS}
-            for key, value in options.items():
-                if value is not None and not 1 <= value <= LIMITS[key]:
-                    raise ValueError(f"its metadata says {key}={value}, possible are 1 to {LIMITS[key]}")
-            options["num_classes"] = options.pop("classes")
-            options["variant"] = variant or metadata.get("variant")
-            model = build(**{key: value for key, value in options.items() if value is not None})
-            preparation = Preparation.of(model, metadata)
+            arguments = {**_arguments(build, metadata), **({"variant": variant} if variant else {})}
+            with dry_run():  # of shapes alone: metadata may ask for a network that is larger than the memory
+                outline = build(**arguments)
+            preparation = Preparation.of(outline, metadata)
             own_names = None if names is not None else class_names(metadata)
         except ValueError as error:
             raise weights.WeightsError(f"{os.fspath(path)}: {error}") from None
+        with dry_run():
+            weights.assign(outline, arrays, metadata, os.fspath(path))  # would they fit?
+        model = build(**arguments)
         weights.assign(model, arrays, metadata, os.fspath(path))
         return cls(model, own_names if names is None else class_names({}, names), preparation)
 
@@ -313,6 +318,35 @@ class Classifier:
         if not np.isfinite(scores).all():
             raise ValueError("the network's scores are not finite: its weights are damaged, or its training failed")
         return scores
+
+
+def _arguments(build: Callable[..., Module], metadata: weights.Metadata) -> dict[str, Any]:
+    """What `metadata` says that `build` is to be called with."""
+    arguments = {key: _from(metadata, key, int, None) for key in LIMITS}
+    for key, value in arguments.items():
+        if value is not None and not 1 <= value <= LIMITS[key]:
+            raise ValueError(f"its metadata says {key}={value}, possible are 1 to {LIMITS[key]}")
+    arguments["num_classes"] = arguments.pop("classes")
+    arguments["variant"] = metadata.get("variant")
+    stated, taken = weights.stated_options(metadata), inspect.signature(build).parameters
+    arguments |= {key: stated.get(key) for key in OPTIONS if key in taken}
+    return {key: value for key, value in arguments.items() if value is not None}
+
+
+def _assumed_variant(
+    build: Callable[..., Module], metadata: weights.Metadata, path: str | os.PathLike[str]
+) -> str | None:
+    """The variant that weights are taken for though they name none, with a warning; mostly there is no such."""
+    if "variant" in metadata:
+        return None
+    variant = weights.stated_variant(getattr(build, "__name__", ""), metadata, path)
+    if variant:
+        warnings.warn(
+            f"{os.fspath(path)} does not say which variant its weights are for, and is taken for {variant}'s, as "
+            "PyTorch's files are. If they are for the paper's: --variant paper, or variant='paper'",
+            stacklevel=3,
+        )
+    return variant
 
 
 def lines(classified: Classified) -> Iterator[str]:

@@ -19,10 +19,12 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from . import backend, models, optim, report, weights
-from . import functional as F
 from .data import MNIST, Compose, DataLoader, Normalize, RandomShift, Subset
 from .engine import Tensor, backward_steps, no_grad
+from .metrics import in_top_k
 from .nn import Module
+
+Criterion = Callable[[Any, Any], Tensor]  # (what the network returns, labels) → one number, a mean over images
 
 # ------------------------------------------------------------------------------------------------- the loop
 
@@ -48,9 +50,10 @@ class Evaluation(NamedTuple):
     """How well a network does on a data set."""
 
     accuracy: float  # 0 to 1
-    loss: float  # the mean cross-entropy
+    loss: float  # the mean of the criterion
     predictions: np.ndarray  # (N,), the class with the highest score
     labels: np.ndarray  # (N,)
+    top5_error: float | None = None  # 0 to 1, `metrics.topk_error`; None where there are no more than five classes
 
 
 def fit(
@@ -63,20 +66,24 @@ def fit(
     *,
     schedule_each: Literal["step", "epoch"] = "epoch",
     device: str = "cpu",
+    criterion: Criterion | None = None,
     on_step: Callable[[Progress], None] | None = None,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
-    """Train `model` with cross-entropy for `epochs` passes over `train_loader`.
+    """Train `model` for `epochs` passes over `train_loader`.
 
     Args:
         test_loader: evaluated after each epoch; may be None.
         scheduler: a learning-rate schedule, moved on after each step or each epoch (`schedule_each`).
+        criterion: the loss, a function of what `model` returns and the labels that gives the mean over the images. Left
+            out, that of the network's paper (`models.paper_loss`), which is cross-entropy for most.
         on_step: called with a `Progress` after each step.
         on_epoch: called with the epoch's entry in the history after each epoch.
 
     Returns:
         The history, plain numbers: ``{"steps": {"loss": [...], "lr": [...]}, "epochs": [{"epoch": 1, "loss": ...,
-        "accuracy": ..., "images_per_second": ..., "test_loss": ..., "test_accuracy": ...}, ...]}``.
+        "accuracy": ..., "images_per_second": ..., "test_loss": ..., "test_accuracy": ...}, ...]}``; with more than five
+        classes each has a ``"top5_error"`` and a ``"test_top5_error"`` too, 0 to 1.
 
     Raises:
         NonFiniteLoss: with the place, the learning rate, and what usually helps.
@@ -85,17 +92,18 @@ def fit(
     steps = len(train_loader)
     if epochs < 1 or steps < 1:
         raise ValueError(f"fit: needs at least one epoch of at least one batch, got {epochs} of {steps}")
+    criterion = criterion or models.paper_loss(model)
     losses: list[float] = []
     rates: list[float] = []
     entries: list[dict[str, Any]] = []
     began = time.perf_counter()
     for epoch in range(1, epochs + 1):
         model.train()
-        seen, correct, total, epoch_began = 0, 0, 0.0, time.perf_counter()
+        seen, correct, in_five, total, epoch_began = 0, 0, 0, 0.0, time.perf_counter()
         for step, (images, labels) in enumerate(train_loader, 1):
             with np.errstate(over="ignore", invalid="ignore"):  # the loss is looked at instead
-                logits = model(Tensor(backend.to_device(images, device)))  # (B, C)
-                loss = F.cross_entropy(logits, labels)
+                outputs = model(Tensor(backend.to_device(images, device)))
+                loss = criterion(outputs, labels)
                 if not math.isfinite(value := float(loss.item())):
                     raise NonFiniteLoss(
                         f"fit: the loss is {value} at step {step} of epoch {epoch}, with learning rate "
@@ -109,8 +117,10 @@ def fit(
                 optimizer.step()
             if scheduler is not None and schedule_each == "step":
                 scheduler.step()
+            scores = _scores(outputs)  # (B, C)
             seen += len(labels)
-            correct += int((_predicted(logits) == labels).sum())
+            correct += int((_predicted(scores) == labels).sum())
+            in_five += _in_top_5(scores, labels)
             total += value * len(labels)
             now = time.perf_counter()
             speed = seen / (now - epoch_began)
@@ -118,9 +128,13 @@ def fit(
                 left = (now - began) / len(losses) * (epochs * steps - len(losses))
                 on_step(Progress(epoch, epochs, step, steps, total / seen, correct / seen, speed, left))
         entry = {"epoch": epoch, "loss": total / seen, "accuracy": correct / seen, "images_per_second": speed}
+        if _has_top_5(scores):
+            entry["top5_error"] = (seen - in_five) / seen
         if test_loader is not None:
-            test = evaluate(model, test_loader, device)
+            test = evaluate(model, test_loader, device, criterion)
             entry |= {"test_loss": test.loss, "test_accuracy": test.accuracy}
+            if test.top5_error is not None:
+                entry["test_top5_error"] = test.top5_error
         if scheduler is not None and schedule_each == "epoch":
             scheduler.step()
         entries.append(entry)
@@ -129,32 +143,59 @@ def fit(
     return {"steps": {"loss": losses, "lr": rates}, "epochs": entries}
 
 
-def evaluate(model: Module, loader: Iterable[tuple[np.ndarray, np.ndarray]], device: str = "cpu") -> Evaluation:
+def evaluate(
+    model: Module,
+    loader: Iterable[tuple[np.ndarray, np.ndarray]],
+    device: str = "cpu",
+    criterion: Criterion | None = None,
+) -> Evaluation:
     """How well `model` does on what `loader` yields, in evaluation mode and without recording gradients.
+
+    Args:
+        criterion: as for `fit`.
 
     Raises:
         ValueError: `loader` yields nothing.
     """
-    predictions, answers, total = [], [], 0.0
+    criterion = criterion or models.paper_loss(model)
+    predictions, answers, in_five, total = [], [], 0, 0.0
     was_training = model.training
     model.eval()
     try:
         with no_grad():
             for images, labels in loader:
-                logits = model(Tensor(backend.to_device(images, device)))  # (B, C)
-                total += float(F.cross_entropy(logits, labels, reduction="sum").item())
-                predictions.append(_predicted(logits))
+                outputs = model(Tensor(backend.to_device(images, device)))
+                scores = _scores(outputs)  # (B, C)
+                total += float(criterion(outputs, labels).item()) * len(labels)
+                predictions.append(_predicted(scores))
+                in_five += _in_top_5(scores, labels)
                 answers.append(labels)
     finally:
         model.train(was_training)
     if not answers:
         raise ValueError("evaluate: the loader yields no batch")
     predicted, true = np.concatenate(predictions), np.concatenate(answers)
-    return Evaluation(float((predicted == true).mean()), total / len(true), predicted, true)
+    top5_error = (len(true) - in_five) / len(true) if _has_top_5(scores) else None
+    return Evaluation(float((predicted == true).mean()), total / len(true), predicted, true, top5_error)
 
 
-def _predicted(logits: Tensor) -> np.ndarray:
-    return backend.to_host(logits.data.argmax(axis=1))  # (B,)
+def _scores(outputs: Any) -> Tensor:
+    """The scores (B, C) that answers are read from: of several outputs, those that are called logits."""
+    return getattr(outputs, "logits", outputs)
+
+
+def _predicted(scores: Tensor) -> np.ndarray:
+    return backend.to_host(scores.data.argmax(axis=1))  # (B,)
+
+
+def _has_top_5(scores: Tensor) -> bool:
+    """Whether it says anything that a class is among the first five."""
+    return scores.ndim == 2 and scores.shape[1] > 5
+
+
+def _in_top_5(scores: Tensor, labels: np.ndarray) -> int:
+    """How many of the images have their class among the first five."""
+    return int(in_top_k(scores, labels, 5).sum()) if _has_top_5(scores) else 0
 
 
 # ------------------------------------------------------------------------------------------- looking at results
@@ -176,12 +217,12 @@ def gradient_sizes(model: Module, images: np.ndarray, labels: np.ndarray, device
     """The root mean square of ∂loss/∂output of each layer, by its path, first layer first; changes nothing.
 
     Args:
-        images, labels: one batch, the loss being its mean cross-entropy, in evaluation mode.
+        images, labels: one batch, the loss being that of the network's paper, in evaluation mode.
     """
     was_training = model.training
     model.eval()
     try:
-        loss = F.cross_entropy(model(Tensor(backend.to_device(images, device))), labels)
+        loss = models.paper_loss(model)(model(Tensor(backend.to_device(images, device))), labels)
     finally:
         model.train(was_training)
     sizes: dict[str, float] = {}
@@ -353,6 +394,7 @@ def save(run: Run, folder: str | os.PathLike[str]) -> list[Path]:
         "recipe": asdict(run.recipe),
         "judged_by": f"{judges(run.recipe)} images",
         "accuracy": run.result.accuracy,
+        "top5_error": run.result.top5_error,
         "loss": run.result.loss,
         "gradients": run.gradients,
         "history": run.history,

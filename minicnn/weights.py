@@ -5,7 +5,7 @@
     weights.load(alexnet(variant="torchvision"), "alexnet-owt-7be5be79.pth")  # the file is at URL, see PUBLISHED
 
 The names in a file are those of `Module.state_dict`, which are torchvision's. What goes with them (architecture,
-variant, names of the classes) stands in the metadata, strings under names.
+variant, the options it was built with, names of the classes) stands in the metadata, strings under names.
 
 What holds for a file from anywhere: nothing in it is run, no size that it announces is believed before it has been
 compared with the file's own, and `read` ends in arrays or in one `WeightsError`; `load` changes the whole network or
@@ -85,8 +85,10 @@ PUBLISHED: dict[str, Metadata] = {
     "resnet152-f82ba261.pth": {"architecture": "resnet152", "resize": "232"},
 }
 
-# Networks whose two variants compute the same from the same weights.
+# Networks whose two variants compute the same from the same weights, and those in which the same weights fit both and
+# compute different things.
 ALIKE = re.compile(r"vgg\d+(_bn)?|resnet(18|34)")
+MISTAKABLE = re.compile(r"resnet(50|101|152)")
 
 
 # ------------------------------------------------------------------------------------------------------ saving
@@ -97,8 +99,9 @@ def save(model: Module, path: str | os.PathLike[str], **metadata: Any) -> None:
 
     Args:
         metadata: what else the file shall say, strings or anything JSON can write: ``class_names=[...]``, the ``mean=``
-            and ``std=`` of the training images. The architecture, its variant, the number of classes, the channels and
-            side of its images, where they can be seen from `model`, and minicnn's version are added.
+            and ``std=`` of the training images. The architecture, its variant, the options that it was built with, the
+            number of classes, the channels and side of its images, where `model` says them, and minicnn's version are
+            added.
 
     Raises:
         WeightsError: another ending; an array of a type that the format does not have.
@@ -121,7 +124,7 @@ def save(model: Module, path: str | os.PathLike[str], **metadata: Any) -> None:
 
 
 def describe(model: Module) -> dict[str, Any]:
-    """What can be seen of `model` that a file of its weights should say."""
+    """What `model` says of itself that a file of its weights should say; of layers put together, what can be seen."""
     layers = [layer for layer in model.modules() if layer._parameters or layer._buffers]
     first, last = (layers[0], layers[-1]) if layers else (None, None)
     facts = {
@@ -129,11 +132,27 @@ def describe(model: Module) -> dict[str, Any]:
         "version": sys.modules[__package__].__version__,
         "architecture": getattr(model, "architecture", type(model).__name__),
         "variant": getattr(model, "variant", None),
-        "classes": last.out_features if isinstance(last, Linear) else None,
-        "in_channels": first.in_channels if isinstance(first, Conv2d) else None,
+        "options": _options(model),
+        "classes": _whole(model, "num_classes") or (last.out_features if isinstance(last, Linear) else None),
+        "in_channels": _whole(model, "in_channels") or (first.in_channels if isinstance(first, Conv2d) else None),
         "input_size": getattr(model, "input_size", None),
     }
     return {key: value for key, value in facts.items() if value is not None}
+
+
+def _options(model: Module) -> dict[str, Any] | None:
+    """What `minicnn.models` note as ``options``; another network may have an attribute of that name too."""
+    options = getattr(model, "options", None)
+    return options if _is_plain(options) else None
+
+
+def _is_plain(options: Any) -> bool:
+    return type(options) is dict and all(type(value) in (str, int, float, bool) for value in options.values())
+
+
+def _whole(model: Module, name: str) -> int | None:
+    value = getattr(model, name, None)
+    return value if type(value) is int else None
 
 
 def _write_safetensors(file: BinaryIO, arrays: Arrays, metadata: Metadata) -> None:
@@ -189,7 +208,8 @@ def load(model: Module, path: str | os.PathLike[str], strict: bool = True) -> In
     """Copy the weights in the file at `path` into `model`, cast to its dtypes: all of them, or none.
 
     Args:
-        strict: names must agree, and so must the architecture and variant where the file states them.
+        strict: names must agree, and so must architecture, variant and options where the file states them. (A ``.pth``
+            states none; for ResNet-50, 101 and 152 it is taken for torchvision's variant, see `stated_variant`.)
 
     Returns:
         The names that the file lacks and those that `model` lacks; none if `strict`.
@@ -204,10 +224,14 @@ def load(model: Module, path: str | os.PathLike[str], strict: bool = True) -> In
 
 
 def assign(model: Module, arrays: Arrays, metadata: Metadata, source: str, strict: bool = True) -> IncompatibleKeys:
-    """The second half of `load`: put what `read` gave into `model`. `source` is for the message."""
+    """The second half of `load`: put what `read` gave into `model`; in a dry run, only check that it fits.
+
+    Args:
+        source: the file's name.
+    """
     try:
         if strict:
-            _check_kind(model, metadata)
+            _check_kind(model, metadata, source)
         own = model.state_dict()
         cast = {name: _cast(name, array, own[name].dtype) for name, array in arrays.items() if name in own}
         return model.load_state_dict({**arrays, **cast}, strict)
@@ -215,15 +239,47 @@ def assign(model: Module, arrays: Arrays, metadata: Metadata, source: str, stric
         raise WeightsError(f"{source}: {textwrap.shorten(str(error), 1000, placeholder=' …')}") from None
 
 
-def _check_kind(model: Module, metadata: Metadata) -> None:
+def _check_kind(model: Module, metadata: Metadata, source: str) -> None:
     """Some networks have the same names and shapes, and compute different things."""
     architecture, variant = getattr(model, "architecture", None), getattr(model, "variant", None)
-    stated = metadata.get("architecture"), metadata.get("variant")
+    stated = metadata.get("architecture"), stated_variant(str(architecture), metadata, source)
     cure = "Build the network that the file is for, or use load_state_dict to have it your way"
     if architecture and stated[0] and architecture != stated[0]:
         raise ValueError(f"has weights of {stated[0]!r}, and this network is {architecture!r}. {cure}")
     if variant and stated[1] and variant != stated[1] and not ALIKE.fullmatch(str(architecture)):
-        raise ValueError(f"has weights for variant={stated[1]!r}, and this network's is {variant!r}. {cure}")
+        assumed = "" if "variant" in metadata else " (PyTorch's files name none, and are taken for that)"
+        raise ValueError(f"has weights for variant={stated[1]!r}{assumed}, and this network's is {variant!r}. {cure}")
+    own = _options(model)
+    if own is None:
+        return
+    for name, value in stated_options(metadata).items():
+        if name != "width" and own.get(name) != value:  # width shows in the shapes
+            raise ValueError(f"has weights for {name}={value!r}, and this network has {own.get(name)!r}. {cure}")
+
+
+def stated_variant(architecture: str, metadata: Metadata, source: str | os.PathLike[str]) -> str | None:
+    """The variant that the file `source` says its weights are for, if it does.
+
+    PyTorch's files say nothing. For a network in which the same weights fit both variants and compute different things,
+    ResNet-50, 101 and 152, they are taken for torchvision's.
+    """
+    from_pytorch = Path(source).suffix.lower() in (".pth", ".pt")
+    return metadata.get("variant", "torchvision" if from_pytorch and MISTAKABLE.fullmatch(architecture) else None)
+
+
+def stated_options(metadata: Metadata) -> dict[str, Any]:
+    """The arguments, beside variant, classes, channels and side, that the network was built with, if the file says.
+
+    Raises:
+        ValueError: it says what makes no sense.
+    """
+    try:
+        options = json.loads(metadata.get("options", "{}"))
+    except (ValueError, RecursionError):
+        options = None
+    if not _is_plain(options):
+        raise ValueError(f"its metadata has options that make no sense: {metadata['options'][:80]!r}")
+    return options
 
 
 def _cast(name: str, array: np.ndarray, dtype: Any) -> np.ndarray:
@@ -356,8 +412,11 @@ def _read_npz(content: bytes, max_bytes: int) -> tuple[Arrays, Metadata]:
         raise ValueError(f"{strings[0][:MAX_NAME]!r} is text, and weights are numbers")
     if text.shape != () or text.dtype.kind != "U":
         raise ValueError("its metadata is not a string")
-    try:
-        return arrays, _metadata(json.loads(str(text)))
+    try:  # not by str(text), which believes that numbers are letters
+        letters = text.tobytes().decode("utf-32-be" if text.dtype.str[0] == ">" else "utf-32-le")
+        return arrays, _metadata(json.loads(letters.rstrip("\0")))
+    except UnicodeDecodeError:
+        raise ValueError("its metadata has letters that there are not") from None
     except RecursionError:
         raise ValueError("its metadata is nested too deeply") from None
 

@@ -4,6 +4,7 @@ import json
 import math
 import struct
 import sys
+import tracemalloc
 import types
 import zlib
 
@@ -18,6 +19,7 @@ from minicnn import functional as F
 from minicnn.classify import (
     IMAGENET_MEAN,
     IMAGENET_STD,
+    OPTIONS,
     Answer,
     Classified,
     Classifier,
@@ -235,6 +237,68 @@ def test_a_network_is_built_and_loaded_as_its_file_says(tmp_path, format, rng):
     assert {answer.name for answer in named.answers} == {"one", "two", "three", "four"}
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("googlenet", {"aux_logits": False, "input_size": 33, "width": 0.05}),
+        ("googlenet", {"variant": "torchvision", "input_size": 33, "width": 0.05}),
+        ("resnet18", {"shortcut": "A", "width": 0.05}),
+        ("resnet18", {"shortcut": False, "width": 0.05, "variant": "torchvision"}),
+        ("resnet20", {"shortcut": "B", "in_channels": 1}),
+        ("alexnet", {"lrn": "text", "width": 0.02, "input_size": 70}),
+        ("vgg11_bn", {"width": 0.02, "input_size": 40}),
+        ("lenet5", {"variant": "1998", "in_channels": 3}),
+        ("lenet5", {"width": 0.5}),
+    ],
+)
+def test_every_network_of_ours_is_built_anew_from_its_file(tmp_path, name, options, rng):
+    """Whatever it was built with."""
+    build = getattr(models, name)
+    model = build(num_classes=7, **options)
+    assert set(model.options) <= set(OPTIONS)
+    weights.save(model, tmp_path / "w.npz")
+    loaded = Classifier.load(build, tmp_path / "w.npz")
+    image = picture(rng, 80, 90)
+    (expected,) = Classifier(model)([image])
+    assert next(loaded([image])) == expected
+    assert loaded.model.options == model.options and loaded.model.num_classes == 7
+
+
+def test_metadata_cannot_ask_for_more_memory_than_its_file_has_weights(tmp_path):
+    """What the network would be is compared with what there is before it is made."""
+    path = tmp_path / "w.npz"
+    huge = {"classes": 25_000, "input_size": 512, "in_channels": 3, "options": {"width": 1000}}
+    for name in ("vgg19_bn", "alexnet", "googlenet", "resnet152"):
+        weights.save(models.lenet5(), path, **huge, architecture=name, variant="paper")
+        tracemalloc.start()
+        with pytest.raises(weights.WeightsError, match=r"w\.npz: load_state_dict for .* is missing"):
+            Classifier.load(getattr(models, name), path)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 20e6, name
+
+
+def test_a_silent_pth_is_taken_for_torchvisions_where_variants_cannot_be_told_apart(tmp_path, monkeypatch):
+    """With a warning; the variant that is asked for comes first."""
+    def build(variant="paper", **_):
+        model = Colours()
+        model.variant, model.architecture = variant, build.__name__
+        return model
+
+    path = tmp_path / "w.pth"
+    path.write_bytes(b"")
+    monkeypatch.setattr(weights, "read", lambda path: ({"gain": np.float32(2)}, {}))
+    build.__name__ = "resnet50"
+    with pytest.warns(UserWarning, match=r"w\.pth does not say which variant .* taken for torchvision's, .*'paper'"):
+        loaded = Classifier.load(build, path)
+    assert loaded.model.variant == "torchvision"
+    assert Classifier.load(build, path, variant="paper").model.variant == "paper"  # without a warning
+    build.__name__ = "resnet18"
+    assert Classifier.load(build, path).model.variant == "paper"
+    build.__name__ = "resnet50"
+    assert Classifier.load(build, tmp_path / "w.npz").model.variant == "paper"
+
+
 def test_a_file_without_metadata_is_for_the_network_as_it_is_built(tmp_path):
     model = models.lenet5()
     np.savez(tmp_path / "w.npz", **model.state_dict())
@@ -293,6 +357,14 @@ def test_a_network_trained_here_knows_pictures_in_files(tmp_path, rng):
         ({"input_size": "100000"}, "input_size=100000"),
         ({"in_channels": "1e9"}, "in_channels that makes no sense"),
         ({"variant": "torchvision"}, "unknown variant 'torchvision'"),
+        ({"options": "["}, "options that make no sense: '\\['"),
+        ({"options": {"width": [1]}}, "options that make no sense"),
+        ({"options": {"width": "1"}}, "width is '1', and must be a number"),
+        ({"options": '{"width": 1e999}'}, "width is inf, and must be a number"),
+        ({"options": {"width": 0}}, "width is 0, and must be a number"),
+        ({"options": {"width": 1001}}, "width is 1001, and must be a number above 0, at most 1000"),
+        ({"options": {"shortcut": "A"}}, "weights for shortcut='A', and this network has None"),
+        ({"options": {"num_classes": 10**9}}, "weights for num_classes=1000000000, and this network has None"),
         ({"architecture": "resnet18"}, "weights of 'resnet18', and this network is 'lenet5'"),
         ({"mean": "[0.5"}, "mean that makes no sense"),
         ({"mean": "0.5"}, "mean that makes no sense"),

@@ -2,6 +2,7 @@
 
 import gc
 import re
+import tracemalloc
 import weakref
 
 import numpy as np
@@ -119,6 +120,26 @@ def test_a_state_that_does_not_fit_is_reported_whole_and_nothing_is_written():
     report = block.load_state_dict(state, strict=False)
     assert report.missing_keys == ["bn1.weight", "head.2.bias"] and report.unexpected_keys == ["more"]
     np.testing.assert_array_equal(block.scale.data, before["scale"] + 1)
+
+
+def test_in_a_dry_run_layers_take_no_memory_and_states_are_compared_only():
+    tracemalloc.start()
+    with engine.dry_run():
+        model = nn.Sequential(nn.Conv2d(3000, 5000, 9), nn.BatchNorm2d(10**9), nn.Linear(10**6, 10**6))
+        peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1e6
+    assert [p.shape for p in model.parameters()][::2] == [(5000, 3000, 9, 9), (10**9,), (10**6, 10**6)]
+    small = nn.Linear(2, 3)
+    before = small.weight.data.copy()
+    state = {"weight": np.ones((3, 2)), "bias": np.ones(3)}
+    with engine.dry_run():
+        assert small.load_state_dict(state) == ([], [])
+        with pytest.raises(ValueError, match="bias has shape"):
+            small.load_state_dict({**state, "bias": np.ones(4)})
+    np.testing.assert_array_equal(small.weight.data, before)
+    small.load_state_dict(state)
+    np.testing.assert_array_equal(small.weight.data, 1)
 
 
 def test_modes_dtypes_and_gradients():

@@ -98,6 +98,94 @@ def test_fit_steps_as_one_would_by_hand(dots):
     assert modes == [True] * 6
 
 
+@pytest.mark.parametrize("test_images", [False, True])
+def test_fit_trains_googlenet_with_its_auxiliary_classifiers(rng, test_images):
+    """By the paper's loss, which weighs them by 0.3; answers are read from the network's own scores."""
+    images = rng.standard_normal((12, 3, 33, 33)).astype(np.float32)
+    dataset = ArrayDataset(images, np.arange(12) % 3)
+    backend.manual_seed(5)
+    model = models.googlenet(num_classes=3, input_size=33, width=1 / 16)
+    for layer in model.modules():
+        layer.p = 0.0  # of dropout
+    outputs = model(Tensor(images))
+    parts = [F.cross_entropy(scores, dataset.labels).item() for scores in outputs]
+    accuracy = (outputs.logits.data.argmax(1) == dataset.labels).mean()
+    loader = DataLoader(dataset, 12)
+    optimizer = optim.Adam(model.parameters(), lr=3e-3)
+    history = train.fit(model, loader, loader if test_images else None, optimizer, epochs=15)
+    assert history["steps"]["loss"][0] == pytest.approx(parts[0] + 0.3 * (parts[1] + parts[2]), rel=1e-5)
+    assert history["epochs"][0]["accuracy"] == accuracy
+    assert history["steps"]["loss"][-1] < 0.9 * history["steps"]["loss"][0]
+    if test_images:
+        after = train.evaluate(model, loader)
+        scores = model.eval()(Tensor(images))  # one output, and so one loss
+        assert history["epochs"][-1]["test_loss"] == after.loss == pytest.approx(
+            F.cross_entropy(scores, dataset.labels).item(), rel=1e-5
+        )  # fmt: skip
+        np.testing.assert_array_equal(after.predictions, scores.data.argmax(1))
+
+
+def test_fit_trains_lenet5_of_1998_by_its_own_criterion(rng):
+    dataset = ArrayDataset(rng.standard_normal((10, 1, 32, 32)).astype(np.float32), np.arange(10))
+    model = models.lenet5(variant="1998")
+    expected = models.lenet5_loss(model(Tensor(dataset.images)), dataset.labels).item()
+    loader = DataLoader(dataset, 5)
+    assert train.evaluate(model, loader).loss == pytest.approx(expected, rel=1e-5)
+    history = train.fit(model, loader, loader, optim.Adam(model.parameters(), lr=3e-3), epochs=20)
+    assert history["epochs"][-1]["test_loss"] < 0.5 * expected
+    assert history["epochs"][-1]["test_accuracy"] == 1
+
+
+def test_fit_and_evaluate_take_another_criterion(dots):
+    calls = []
+
+    def criterion(outputs, labels):
+        calls.append(outputs.requires_grad)
+        return F.cross_entropy(outputs, labels, label_smoothing=0.5)
+
+    model = network()
+    loaders = DataLoader(dots, 25), DataLoader(dots, 20)
+    history = train.fit(model, *loaders, optim.SGD(model.parameters(), lr=0.1), criterion=criterion)
+    assert calls == [True, True, False, False, False]
+    scores = model.eval()(Tensor(dots.batch(np.arange(50))[0]))
+    smoothed = F.cross_entropy(scores, dots.labels, label_smoothing=0.5).item()
+    assert history["epochs"][0]["test_loss"] == pytest.approx(smoothed, rel=1e-5)
+
+
+def test_top_5_errors(rng):
+    """Of a network that gives each image's pixels as scores: in training over the batches, and in evaluation."""
+    scores = rng.standard_normal((50, 1, 2, 4)).astype(np.float32)
+    labels = rng.integers(0, 8, 50)
+    ranks = (scores.reshape(50, 8) > scores.reshape(50, 8)[np.arange(50), labels][:, None]).sum(1)
+    expected = (ranks >= 5).mean()
+    assert 0 < expected < 1
+
+    class Pixels(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gain = nn.Parameter(np.ones((), np.float32))
+
+        def forward(self, images):
+            return F.flatten(images, 1) * self.gain
+
+    model, dataset = Pixels(), ArrayDataset(scores, labels)
+    assert train.evaluate(model, DataLoader(dataset, 8)).top5_error == pytest.approx(expected, abs=1e-12)
+    optimizer = optim.SGD(model.parameters(), lr=1e-6)
+    history = train.fit(model, DataLoader(dataset, 8), DataLoader(dataset, 7), optimizer)
+    assert history["epochs"][0]["top5_error"] == pytest.approx(expected, abs=1e-12)
+    assert history["epochs"][0]["test_top5_error"] == pytest.approx(expected, abs=1e-12)
+    assert json.loads(json.dumps(history)) == history
+
+
+def test_with_five_classes_there_is_no_top_5_error(rng):
+    dataset = ArrayDataset(rng.standard_normal((6, 1, 1, 5)).astype(np.float32), np.arange(6) % 5)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(5, 5))
+    loader = DataLoader(dataset, 3)
+    assert train.evaluate(model, loader).top5_error is None
+    history = train.fit(model, loader, loader, optim.SGD(model.parameters(), lr=0.1))
+    assert not {"top5_error", "test_top5_error"} & set(history["epochs"][0])
+
+
 def test_fit_without_test_images(dots):
     model = network()
     history = train.fit(model, DataLoader(dots, 25), None, optim.SGD(model.parameters(), lr=0.1), epochs=1)
@@ -279,7 +367,8 @@ def test_save(small, tmp_path):
     kept = json.loads(files[1].read_text())
     assert kept["history"] == run.history and kept["accuracy"] == run.result.accuracy
     assert train.Recipe(**kept["recipe"]) == QUICK
-    assert kept["judged_by"] == "test images"
+    assert kept["judged_by"] == "test images" and kept["top5_error"] == run.result.top5_error
+    assert {entry["test_top5_error"] for entry in kept["history"]["epochs"]} >= {kept["top5_error"]}
     assert {path.name for path in files[0].parent.iterdir()} == {"weights.npz", "history.json"}
 
 

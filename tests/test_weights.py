@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minicnn import Tensor, __version__, models, nn, weights
@@ -123,8 +123,9 @@ def test_the_metadata_says_what_is_in_the_file(tmp_path, format):
     model = models.lenet5(num_classes=7, in_channels=3, input_size=20)
     weights.save(model, tmp_path / f"w.{format}", class_names=list("abcdefg"), mean=[0.5], epochs=3, note="with \"'\n")
     assert weights.read(tmp_path / f"w.{format}")[1] == {
-        "library": "minicnn", "version": __version__, "architecture": "lenet5", "variant": "modern", "classes": "7",
-        "in_channels": "3", "input_size": "20", "class_names": '["a", "b", "c", "d", "e", "f", "g"]', "mean": "[0.5]",
+        "library": "minicnn", "version": __version__, "architecture": "lenet5", "variant": "modern",
+        "options": '{"width": 1.0}', "classes": "7", "in_channels": "3", "input_size": "20",
+        "class_names": '["a", "b", "c", "d", "e", "f", "g"]', "mean": "[0.5]",
         "epochs": "3", "note": "with \"'\n",
     }  # fmt: skip
 
@@ -133,10 +134,23 @@ def test_the_metadata_says_nothing_that_cannot_be_seen(rng):
     assert weights.describe(nn.Sequential(nn.ReLU())) == {
         "library": "minicnn", "version": __version__, "architecture": "Sequential"
     }  # fmt: skip
-    assert "classes" not in weights.describe(models.lenet5(variant="1998"))  # its last layer has no weights of its own
-    assert weights.describe(network(rng))["classes"] == 3
-    for build in (models.googlenet, models.resnet18, models.vgg11, models.alexnet):
+    assert weights.describe(network(rng))["classes"] == 3  # as its last layer has it
+    for build in (models.googlenet, models.resnet18, models.vgg11, models.alexnet, models.lenet5):
         assert weights.describe(build(num_classes=9, width=0.05))["classes"] == 9, build
+    assert weights.describe(models.lenet5(9, "1998", in_channels=2)) == {
+        "library": "minicnn", "version": __version__, "architecture": "lenet5", "variant": "1998", "options": {},
+        "classes": 9, "in_channels": 2, "input_size": 32,
+    }  # fmt: skip
+
+
+def test_attributes_of_other_networks_are_not_taken_for_ours(tmp_path, rng):
+    model = network(rng)
+    model.options, model.num_classes, model.in_channels = object(), [3], "many"
+    weights.save(model, tmp_path / "w.npz")
+    facts = weights.read(tmp_path / "w.npz")[1]
+    assert "options" not in facts and (facts["classes"], facts["in_channels"]) == ("3", "1")
+    weights.save(model, tmp_path / "w.npz", options="mine")
+    weights.load(model, tmp_path / "w.npz")
 
 
 def test_weights_of_another_network_are_refused_though_names_and_shapes_agree(tmp_path):
@@ -151,6 +165,51 @@ def test_weights_of_another_network_are_refused_though_names_and_shapes_agree(tm
     weights.save(other, tmp_path / "w.npz", architecture="resnet101")
     with pytest.raises(weights.WeightsError, match="weights of 'resnet101', and this network is 'resnet50'"):
         weights.load(other, tmp_path / "w.npz")
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "stored", "own"),
+    [
+        ("resnet20", "shortcut", False, "A"),
+        ("resnet20", "shortcut", "A", False),
+        ("resnet18", "shortcut", "A", False),
+        ("alexnet", "lrn", "text", "code"),
+        ("googlenet", "aux_logits", False, True),
+    ],
+)
+def test_weights_for_other_options_are_refused(tmp_path, name, option, stored, own):
+    def build(value):
+        return getattr(models, name)(num_classes=2, width=0.05, **{option: value})
+
+    path = tmp_path / "w.npz"
+    weights.save(build(stored), path)
+    model = build(own)
+    before = bits(model)
+    with pytest.raises(weights.WeightsError, match=rf"for {option}={stored!r}, and this network has {own!r}\. Build"):
+        weights.load(model, path)
+    assert bits(model) == before
+    weights.load(build(stored), path)
+    np.savez(path, **build(stored).state_dict())  # a file from before there was this metadata
+    weights.load(build(stored), path)
+    if option != "aux_logits":  # which shows in the names
+        weights.load(model, path)
+
+
+def test_widths_that_give_the_same_shapes_are_the_same_network(tmp_path):
+    weights.save(models.resnet20(width=0.251), tmp_path / "w.npz")
+    weights.load(models.resnet20(width=0.25), tmp_path / "w.npz")
+
+
+@pytest.mark.parametrize("options", ["[", "3", '{"shortcut": null}', '{"shortcut": ["A"]}', "[" * 100_000, "{" * 9999])
+def test_options_that_make_no_sense(tmp_path, options):
+    path = tmp_path / "w.npz"
+    weights.save(models.resnet20(), path, options=options)
+    with pytest.raises(weights.WeightsError, match="metadata has options that make no sense") as info:
+        weights.load(models.resnet20(), path)
+    assert str(info.value).startswith(f"{path}: ") and len(str(info.value)) < 300
+    weights.save(models.resnet20(), path, options={"shortcut": "A", "future": 3})
+    with pytest.raises(weights.WeightsError, match="weights for future=3, and this network has None"):
+        weights.load(models.resnet20(), path)
 
 
 @pytest.mark.parametrize("name", ["vgg11", "vgg13_bn", "resnet18", "resnet34"])
@@ -520,6 +579,11 @@ def shape(text: str, data=b"\0" * 8) -> bytes:
     return npz(("w.npy", npy(f"{{'descr': '<f4', 'fortran_order': False, 'shape': {text}, }}", data)))
 
 
+def text(letters: bytes, order="<") -> bytes:
+    header = f"{{'descr': '{order}U{len(letters) // 4}', 'fortran_order': False, 'shape': (), }}"
+    return npz(("w.npy", npy()), ("__metadata__.npy", npy(header, letters)))
+
+
 def lying_bomb() -> bytes:
     """100 MB of zeros, announced as 8 bytes."""
     bomb = npz(("w.npy", bytes(100 << 20)), compression=zipfile.ZIP_DEFLATED)
@@ -569,6 +633,9 @@ BAD_NPZ = {
     "metadata that is a list": ("[]", "not strings under names"),
     "metadata of numbers": ('{"a": 3}', "not strings under names"),
     "deep metadata": ("[" * 100_000, "nested too deeply|not strings"),
+    "metadata of no letters": (text(b"\xff\xff\xff\xff"), "letters that there are not"),
+    "metadata of no letters, the other way round": (text(b"\x00\x11\x00\x00", ">"), "letters that there are not"),
+    "metadata of half a letter": (text("\ud800".encode("utf-32-le", "surrogatepass")), "letters that there are not"),
 }
 
 
@@ -590,6 +657,36 @@ def test_the_npz_put_together_here_are_good_ones(tmp_path):
         (tmp_path / "w.npz").write_bytes(npz(("w.npy", npy(version=version))))
         weights.load(model := Vector(), tmp_path / "w.npz")
         assert (model.w.data == 0).all()
+    for order, codec in (("<", "utf-32-le"), (">", "utf-32-be")):
+        (tmp_path / "w.npz").write_bytes(text('{"é": "\U0001f600"}\0\0'.encode(codec), order))
+        assert weights.read(tmp_path / "w.npz")[1] == {"é": "\U0001f600"}
+
+
+@settings(max_examples=400)
+@given(
+    name=st.sampled_from(["w.npy", "__metadata__.npy"]),
+    metadata=st.sampled_from(["{}", '{"variant": "paper"}']),
+    changes=st.lists(st.tuples(st.integers(0, 159), st.sampled_from([0, 1, 17, 92, 216, 255])), min_size=1, max_size=3),
+    cut=st.sampled_from([0, 0, 0, 1, 4, 100]),
+)
+def test_damaged_contents_with_right_checksums_are_read_or_refused(tmp_path_factory, name, metadata, changes, cut):
+    with zipfile.ZipFile(io.BytesIO(text(metadata.encode("utf-32-le")))) as archive:
+        files = {entry: bytearray(archive.read(entry)) for entry in archive.namelist()}
+    for at, value in changes:
+        files[name][-1 - at % len(files[name])] = value
+    files[name] = files[name][: len(files[name]) - cut]
+    path = tmp_path_factory.getbasetemp() / "contents.npz"
+    path.write_bytes(npz(*((entry, bytes(content)) for entry, content in files.items())))
+    model = Vector()
+    try:
+        weights.load(model, path)
+    except weights.WeightsError as error:
+        assert str(error).startswith(f"{path}: ") and "\n" not in str(error)
+        assert (model.w.data == 7).all()
+    else:
+        arrays, facts = weights.read(path)
+        np.testing.assert_array_equal(model.w.data, arrays["w"])
+        assert all(ord(letter) <= sys.maxunicode for letter in "".join(facts.values()))
 
 
 @given(
@@ -656,6 +753,26 @@ def test_published_files_have_their_metadata(tmp_path, monkeypatch):
     assert weights.read(tmp_path / name)[1] == {
         "architecture": "vector", "variant": "torchvision", "classes": "1000", "dataset": "ImageNet-1k", "resize": "232"
     }  # fmt: skip
+
+
+def test_a_pth_that_names_no_variant_is_taken_for_torchvisions_where_it_matters(tmp_path):
+    """ResNet-50's weights fit both variants; those of other networks show what they are, or it does not matter."""
+    (tmp_path / "w.pth").write_bytes(stream_of_vector())
+    for architecture, variant, fits in (
+        ("resnet50", "torchvision", True), ("resnet101", "paper", False), ("resnet152", "paper", False),
+        ("resnet18", "paper", True), ("resnet20", "paper", True), ("lenet5", "1998", True),
+    ):  # fmt: skip
+        model = Vector()
+        model.architecture, model.variant = architecture, variant
+        if fits:
+            weights.load(model, tmp_path / "w.pth")
+            continue
+        with pytest.raises(weights.WeightsError, match=r"'torchvision' \(PyTorch's files name none, .* is 'paper'"):
+            weights.load(model, tmp_path / "w.pth")
+        assert (model.w.data == 7).all()
+        weights.load(model, tmp_path / "w.pth", strict=False)
+        weights.save(Vector(), tmp_path / "w.npz", architecture=architecture)  # one of ours may be from before
+        weights.load(model, tmp_path / "w.npz")
 
 
 def test_the_table_of_published_files():

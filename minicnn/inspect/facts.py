@@ -1,14 +1,16 @@
 """The figures of the papers and courses, recomputed.
 
 Each `Fact` has the claim as it stands in its source, our computation from the networks' shapes, and a verdict that
-follows from the two numbers: ``reproduced`` (equal), ``rounded`` (equal at the precision that the source prints),
-``disputed`` (neither), or ``cited`` (shapes do not decide it). No claim's number enters our computation.
+follows from the two numbers: ``reproduced`` (equal), ``rounded`` (less than a unit of the last digit that the source
+prints away: it rounded, or cut off), ``disputed`` (neither), or ``cited`` (shapes do not decide it). No claim's number
+enters our computation.
 """
 
 from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -483,16 +485,22 @@ def facts(network: str | None = None) -> list[Fact]:
 
     Args:
         network: ``"lenet5"``, ``"alexnet"``, ``"vgg"``, ``"googlenet"``, ``"resnet"`` or ``"ilsvrc"``; a member of a
-            family (``"vgg16"``, ``"resnet50"``) will do.
+            family (``"vgg16"``, ``"ResNet-50"``) will do.
 
     Raises:
-        ValueError: a network that the ledger does not know; the message names the nearest.
+        ValueError: a network that the ledger does not know; the message names the nearest, if one is near.
     """
     if network is None:
         return [fact for entries in _LEDGER.values() for fact in entries()]
-    family = network.removesuffix("_bn").rstrip("0123456789") if network not in _LEDGER else network
-    if family not in _LEDGER:
-        near = difflib.get_close_matches(network, _LEDGER, n=1, cutoff=0.0)[0]
-        raise ValueError(f"facts: nothing on {network!r}. Did you mean {near!r}? There are {', '.join(_LEDGER)}")
-    return list(_LEDGER[family]())
+    families = {_family(name): name for name in _LEDGER}
+    if _family(network) not in families:
+        near = difflib.get_close_matches(_family(network), families, n=1)
+        hint = f"Did you mean {families[near[0]]!r}? " if near else ""
+        raise ValueError(f"facts: nothing on {network!r}. {hint}There are {', '.join(_LEDGER)}")
+    return list(_LEDGER[families[_family(network)]]())
+
+
+def _family(network: str) -> str:
+    """``"ResNet-50"`` → ``"resnet"``, ``"vgg16_bn"`` → ``"vgg"``."""
+    return re.sub("[^a-z]", "", network.lower()).removesuffix("bn")
 

@@ -53,12 +53,22 @@ class Listing:
         return self.made.get(id(tensor.data), (tensor,))[0]
 
 
-def shapes_of(input_shape: Sequence[Any]) -> list[tuple[int, ...]]:
-    """One shape, or several: ``(1, 3, 32, 32)`` or ``[(1, 3, 32, 32), (1, 10)]``."""
-    several = [s for s in input_shape if isinstance(s, Sequence)]
-    if several and len(several) < len(input_shape):
-        raise ValueError(f"input_shape is {input_shape!r}, and must be a shape, as (1, 3, 32, 32), or a list of shapes")
-    return [tuple(s) for s in several] or [tuple(input_shape)]
+def shapes_of(input_shape: Any) -> list[tuple[int, ...]]:
+    """One shape, or several: ``(1, 3, 32, 32)`` or ``[(1, 3, 32, 32), (1, 10)]``.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    is_list = isinstance(input_shape, Sequence) and not isinstance(input_shape, str | bytes)
+    several = is_list and len(input_shape) > 0 and all(isinstance(s, tuple | list) for s in input_shape)
+    shapes = (list(input_shape) if several else [input_shape]) if is_list else []
+    numbers = [n for shape in shapes for n in shape]
+    if not shapes or not all(isinstance(n, int | np.integer) and not isinstance(n, bool) and n >= 0 for n in numbers):
+        raise ValueError(
+            f"input_shape is {input_shape!r:.80}, and must be a shape of whole numbers that are not negative, as "
+            "(1, 3, 32, 32), or a list of such shapes"
+        )
+    return [tuple(map(int, shape)) for shape in shapes]
 
 
 def trace(model: Any, *input_shapes: tuple[int, ...], dtype: Any = "float32") -> Trace:

@@ -30,7 +30,7 @@ from __future__ import annotations
 from .. import functional as F
 from .. import nn
 from ..engine import Tensor
-from .variant import check_counts, check_images, choose_size, choose_variant, scaled
+from .variant import BOTH, check_images, check_sides, scaled, settle
 
 
 class TowerNorm(nn.LocalResponseNorm):
@@ -57,18 +57,18 @@ class AlexNet(nn.Module):
         self, num_classes: int, variant: str, in_channels: int, input_size: int | None, width: float, lrn: str
     ):
         super().__init__()
-        self.architecture, self.variant = "alexnet", choose_variant("alexnet", variant)
-        check_counts("alexnet", num_classes=num_classes, in_channels=in_channels)
+        smallest, usual, others = (67, 227, {"lrn": lrn}) if variant == "paper" else (63, 224, {})
+        settle(
+            self, "alexnet", variant, BOTH, smallest=smallest, usual=usual, input_size=input_size,
+            num_classes=num_classes, in_channels=in_channels, width=width, **others,
+        )  # fmt: skip
         if lrn not in ("code", "text"):
             raise ValueError(f"alexnet: lrn is {lrn!r}, and must be 'code' (α divided by the window) or 'text' (not)")
         hidden = scaled(4096, width)
         # Convolutions and linear layers have torchvision's numbers; layers that it lacks have names, and shift none.
         if variant == "paper":
-            self.smallest = 67
-            self.input_size = choose_size("alexnet", input_size, 227, self.smallest)
-            self.side = side_of_last_map(self.input_size)
             c1, c2, c3, c4, c5 = (scaled(c, width, multiple=2) for c in (96, 256, 384, 384, 256))
-            alpha = 1e-4 if lrn == "code" else 1e-4 * 5
+            alpha, side = 1e-4 if lrn == "code" else 1e-4 * 5, side_of_last_map(self.input_size)
             self.features = nn.Sequential(
                 ("0", nn.Conv2d(in_channels, c1, 11, stride=4)), ("1", nn.ReLU()),
                 ("norm1", TowerNorm(5, alpha, beta=0.75, k=2.0)), ("2", nn.MaxPool2d(3, stride=2)),
@@ -79,14 +79,12 @@ class AlexNet(nn.Module):
                 ("10", nn.Conv2d(c4, c5, 3, padding=1, groups=2)), ("11", nn.ReLU()), ("12", nn.MaxPool2d(3, stride=2)),
             )  # fmt: skip
             self.classifier = nn.Sequential(
-                ("1", nn.Linear(c5 * self.side**2, hidden)), ("2", nn.ReLU()), ("3", nn.Dropout(0.5)),
+                ("1", nn.Linear(c5 * side**2, hidden)), ("2", nn.ReLU()), ("3", nn.Dropout(0.5)),
                 ("4", nn.Linear(hidden, hidden)), ("5", nn.ReLU()), ("dropout", nn.Dropout(0.5)),
                 ("6", nn.Linear(hidden, num_classes)),
             )  # fmt: skip
             self.initialise()
         else:
-            self.smallest, self.side = 63, 6
-            self.input_size = choose_size("alexnet", input_size, 224, self.smallest)
             c1, c2, c3, c4, c5 = (scaled(c, width) for c in (64, 192, 384, 256, 256))
             self.features = nn.Sequential(
                 nn.Conv2d(in_channels, c1, 11, stride=4, padding=2), nn.ReLU(), nn.MaxPool2d(3, stride=2),
@@ -111,15 +109,11 @@ class AlexNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         check_images("alexnet", images, self.smallest)
-        maps = self.features(images)  # (N, c5, side, side)
-        if self.variant == "torchvision":
-            maps = self.avgpool(maps)
-        elif maps.shape[2:] != (self.side, self.side):
-            size, found = ("×".join(map(str, x.shape[2:])) for x in (images, maps))
-            raise ValueError(
-                f"alexnet: images of {size} end in maps of {found}, and the classifier, built for input_size="
-                f"{self.input_size}, is for {self.side}×{self.side}. Resize the images, or build the network for them"
-            )
+        if self.variant == "paper":
+            check_sides("alexnet", images, self.input_size, side_of_last_map)
+            maps = self.features(images)  # (N, c5, side, side)
+        else:
+            maps = self.avgpool(self.features(images))  # (N, c5, 6, 6)
         return self.classifier(F.flatten(maps, 1))
 
 

@@ -36,7 +36,8 @@ from typing import Any, NamedTuple
 from .. import functional as F
 from .. import nn
 from ..engine import Tensor
-from .variant import check_counts, check_images, choose_size, choose_variant, scaled
+from .inception import AuxiliaryClassifier, ConvUnit, Inception
+from .variant import BOTH, check_images, check_sides, scaled, settle
 
 INCEPTION = {  # 1×1, 3×3 reduce, 3×3, 5×5 reduce, 5×5, pool proj
     "3a": (64, 96, 128, 16, 32, 32), "3b": (128, 128, 192, 32, 96, 64),
@@ -62,44 +63,9 @@ def googlenet_loss(outputs: GoogLeNetOutputs | Tensor, target: Any, auxiliary_we
     return main + auxiliary_weight * (aux1 + aux2)
 
 
-class ConvUnit(nn.Sequential):
-    """A convolution and ReLU; torchvision has batch norm between them and no bias."""
-
-    def __init__(self, variant: str, in_channels: int, channels: int, size: int, stride: int = 1):
-        conv = nn.Conv2d(in_channels, channels, size, stride, padding=size // 2, bias=variant == "paper")
-        norm = [] if variant == "paper" else [("bn", nn.BatchNorm2d(channels, eps=0.001))]
-        super().__init__(("conv", conv), *norm, ("relu", nn.ReLU()))
-
-
-class Inception(nn.Module):
-    """Figure 2b: four branches over one input, joined along the channels; `channels` is a row of the table."""
-
-    def __init__(self, variant: str, in_channels: int, channels: tuple[int, ...]):
-        super().__init__()
-        c1, reduce3, c3, reduce5, c5, projection = channels
-        unit = partial(ConvUnit, variant)
-        self.branch1 = unit(in_channels, c1, 1)
-        self.branch2 = nn.Sequential(unit(in_channels, reduce3, 1), unit(reduce3, c3, 3))
-        self.branch3 = nn.Sequential(unit(in_channels, reduce5, 1), unit(reduce5, c5, 5 if variant == "paper" else 3))
-        self.branch4 = nn.Sequential(nn.MaxPool2d(3, stride=1, padding=1), unit(in_channels, projection, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.cat([self.branch1(x), self.branch2(x), self.branch3(x), self.branch4(x)], dim=1)
-
-
-class AuxiliaryClassifier(nn.Sequential):
-    """Section 5: average pooling of maps of `side`, 1×1 convolution to 128, 1024 units, dropout 70 %, scores."""
-
-    def __init__(self, variant: str, in_channels: int, num_classes: int, side: int, width: float):
-        channels, hidden, pooled = scaled(128, width), scaled(1024, width), min(4, side)
-        pool: nn.Module = nn.AdaptiveAvgPool2d(pooled)
-        if variant == "paper" and side >= 14:
-            pool, pooled = nn.AvgPool2d(5, stride=3), (side - 5) // 3 + 1
-        super().__init__(
-            ("pool", pool), ("conv", ConvUnit(variant, in_channels, channels, 1)), ("flatten", nn.Flatten()),
-            ("fc1", nn.Linear(channels * pooled * pooled, hidden)), ("relu", nn.ReLU()), ("dropout", nn.Dropout(0.7)),
-            ("fc2", nn.Linear(hidden, num_classes)),
-        )  # fmt: skip
+def side_of_maps_4(input_size: int) -> int:
+    """Of the inception modules 4a to 4e: 14 for 224 pixels."""
+    return (input_size + 1) // 2 // 8
 
 
 class GoogLeNet(nn.Module):
@@ -109,11 +75,11 @@ class GoogLeNet(nn.Module):
         self, num_classes: int, variant: str, in_channels: int, input_size: int | None, aux_logits: bool, width: float
     ):
         super().__init__()
-        self.architecture, self.variant = "googlenet", choose_variant("googlenet", variant)
-        check_counts("googlenet", num_classes=num_classes, in_channels=in_channels)
         paper = variant == "paper"
-        self.smallest = 31 if paper else 15
-        self.input_size = choose_size("googlenet", input_size, 224, self.smallest)
+        settle(
+            self, "googlenet", variant, BOTH, smallest=31 if paper else 15, usual=224, input_size=input_size,
+            num_classes=num_classes, in_channels=in_channels, width=width, aux_logits=bool(aux_logits),
+        )  # fmt: skip
         unit, norm = partial(ConvUnit, variant), partial(nn.LocalResponseNorm, 5) if paper else nn.Identity
         c1, c2, c3 = (scaled(c, width) for c in (64, 64, 192))
         self.conv1 = unit(in_channels, c1, 7, stride=2)
@@ -129,7 +95,7 @@ class GoogLeNet(nn.Module):
         self.maxpool4 = nn.MaxPool2d(3 if paper else 2, stride=2, ceil_mode=True)
         self.aux_logits = aux_logits
         if aux_logits:
-            side = (self.input_size + 1) // 2 // 8 if paper else 4  # of the maps; torchvision averages all to 4×4
+            side = side_of_maps_4(self.input_size) if paper else 4  # torchvision averages all maps to 4×4
             self.aux1 = AuxiliaryClassifier(variant, channels["4a"], num_classes, side, width)
             self.aux2 = AuxiliaryClassifier(variant, channels["4d"], num_classes, side, width)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
@@ -144,6 +110,10 @@ class GoogLeNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor | GoogLeNetOutputs:
         check_images("googlenet", images, self.smallest)
+        with_heads = self.training and self.aux_logits
+        if with_heads and isinstance(self.aux1.pool, nn.AvgPool2d):  # 5×5 at stride 3, not to a fixed side
+            pooled, reader = lambda side: (side_of_maps_4(side) - 5) // 3 + 1, "each auxiliary classifier"
+            check_sides("googlenet", images, self.input_size, pooled, reader)
         x = self.norm1(self.maxpool1(self.conv1(images)))
         x = self.maxpool2(self.norm2(self.conv3(self.conv2(x))))
         x = self.maxpool3(self.inception3b(self.inception3a(x)))
@@ -152,7 +122,7 @@ class GoogLeNet(nn.Module):
         x = self.maxpool4(self.inception4e(x))
         x = self.inception5b(self.inception5a(x))
         logits = self.fc(self.dropout(F.flatten(self.avgpool(x), 1)))
-        if self.training and self.aux_logits:
+        if with_heads:
             return GoogLeNetOutputs(logits, self.aux2(x4d), self.aux1(x4a))
         return logits
 

@@ -19,31 +19,39 @@ form that was published is in `lenet_1998`::
 from __future__ import annotations
 
 from .. import nn
+from ..engine import Tensor
 from .lenet_1998 import LeNet5Of1998
-from .variant import check_counts, choose_size, choose_variant, scaled
+from .variant import check_images, check_sides, check_width, choose_variant, scaled, settle
+
+
+def side_of_last_map(input_size: int) -> int:
+    """Behind conv1 (keeps it), pool1, conv2 (−4) and pool2: 5 for 28 pixels."""
+    return (input_size // 2 - 4) // 2
 
 
 class LeNet5(nn.Sequential):
     """The modern LeNet-5: images (N, in_channels, input_size, input_size) → scores (N, num_classes)."""
 
-    def __init__(self, num_classes: int = 10, in_channels: int = 1, input_size: int = 28, width: float = 1.0):
-        side = (input_size // 2 - 4) // 2  # after conv1 (keeps it), pool1, conv2 (−4), pool2
+    def __init__(
+        self, num_classes: int = 10, in_channels: int = 1, input_size: int | None = None, width: float = 1.0
+    ):
+        super().__init__()
+        settle(
+            self, "lenet5", "modern", ("modern",), smallest=12, usual=28, input_size=input_size,
+            num_classes=num_classes, in_channels=in_channels, width=width,
+        )  # fmt: skip
         c1, c2, hidden1, hidden2 = (scaled(c, width) for c in (6, 16, 120, 84))
-        super().__init__(
-            ("conv1", nn.Conv2d(in_channels, c1, 5, padding=2)),
-            ("tanh1", nn.Tanh()),
-            ("pool1", nn.AvgPool2d(2)),
-            ("conv2", nn.Conv2d(c1, c2, 5)),
-            ("tanh2", nn.Tanh()),
-            ("pool2", nn.AvgPool2d(2)),
-            ("flatten", nn.Flatten()),
-            ("fc1", nn.Linear(c2 * side * side, hidden1)),
-            ("tanh3", nn.Tanh()),
-            ("fc2", nn.Linear(hidden1, hidden2)),
-            ("tanh4", nn.Tanh()),
-            ("fc3", nn.Linear(hidden2, num_classes)),
-        )
-        self.architecture, self.variant, self.input_size = "lenet5", "modern", input_size
+        self.conv1, self.tanh1, self.pool1 = nn.Conv2d(in_channels, c1, 5, padding=2), nn.Tanh(), nn.AvgPool2d(2)
+        self.conv2, self.tanh2, self.pool2 = nn.Conv2d(c1, c2, 5), nn.Tanh(), nn.AvgPool2d(2)
+        self.flatten = nn.Flatten()
+        self.fc1, self.tanh3 = nn.Linear(c2 * side_of_last_map(self.input_size) ** 2, hidden1), nn.Tanh()
+        self.fc2, self.tanh4 = nn.Linear(hidden1, hidden2), nn.Tanh()
+        self.fc3 = nn.Linear(hidden2, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        check_images("lenet5", images, self.smallest)
+        check_sides("lenet5", images, self.input_size, side_of_last_map)
+        return super().forward(images)
 
 
 def lenet5(
@@ -54,10 +62,8 @@ def lenet5(
 
     ``"paper"`` is another name for ``"1998"``. That form is trained with `lenet5_loss`, and its `width` is fixed.
     """
-    choose_variant("lenet5", variant, ("modern", "1998", "paper"))
-    check_counts("lenet5", num_classes=num_classes, in_channels=in_channels)
-    if variant == "modern":
-        return LeNet5(num_classes, in_channels, choose_size("lenet5", input_size, 28, smallest=12), width)
-    if width != 1:
+    if choose_variant("lenet5", variant, ("modern", "1998", "paper")) == "modern":
+        return LeNet5(num_classes, in_channels, input_size, width)
+    if check_width("lenet5", width) != 1:
         raise ValueError(f"lenet5: width is {width}, and must be 1 for variant {variant!r}, whose table fixes it")
-    return LeNet5Of1998(num_classes, in_channels, choose_size("lenet5", input_size, 32, smallest=16))
+    return LeNet5Of1998(num_classes, in_channels, input_size)

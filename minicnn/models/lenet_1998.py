@@ -25,6 +25,8 @@ import numpy as np
 from .. import backend, nn
 from .. import functional as F
 from ..engine import Parameter, Tensor
+from .bitmaps import codes
+from .variant import check_images, check_sides, settle
 
 # Table I: which maps of S2 (rows) each map of C3 (columns) sees. It "forces a break of symmetry in the network".
 C3_TABLE = np.array([[mark == "X" for mark in row] for row in (
@@ -36,35 +38,9 @@ C3_TABLE = np.array([[mark == "X" for mark in row] for row in (
     "...XXX..XXXX.XXX",
 )])  # fmt: skip
 
-# The output's weight vectors: "a stylized image of the corresponding character class drawn on a 7×12 bitmap", +1 on −1
-# (section II.B). Drawn anew: the published ones exist only as a picture, figure 3.
-DIGITS = """
-..###.. ...##.. .#####. .#####. ....##. ####### ..####. ####### .#####. .#####.
-.##.##. ..###.. ##...## ##...## ...###. ##..... .##.... ##...## ##...## ##...##
-##...## .####.. ##...## .....## ...###. ##..... ##..... .....## ##...## ##...##
-##...## ...##.. .....## .....## ..#.##. ##..... ##..... ....##. ##...## ##...##
-##...## ...##.. .....## .....## ..#.##. ######. ##.###. ....##. ##...## ##...##
-##...## ...##.. ....##. ..####. .#..##. ##...## ###..## ...##.. .#####. ##...##
-##...## ...##.. ...##.. .....## .#..##. .....## ##...## ...##.. ##...## .######
-##...## ...##.. ..##... .....## #...##. .....## ##...## ..##... ##...## .....##
-##...## ...##.. .##.... .....## ####### .....## ##...## ..##... ##...## .....##
-##...## ...##.. ##..... .....## ....##. .....## ##...## ..##... ##...## .....##
-.##.##. ...##.. ##..... ##...## ....##. ##...## ##...## ..##... ##...## ....##.
-..###.. .###### ####### .#####. ....##. .#####. .#####. ..##... .#####. .####..
-"""
-
-
-def codes(num_classes: int) -> np.ndarray:
-    """The bitmaps as (num_classes, 84) of ±1; random ones, always the same, for classes that are not digits."""
-    rows = [line.split() for line in DIGITS.split("\n") if line]
-    drawn = [[1.0 if pixel == "#" else -1.0 for row in rows for pixel in row[digit]] for digit in range(10)]
-    others = np.random.default_rng(1998).choice([-1.0, 1.0], (max(num_classes - 10, 0), 84))
-    return np.concatenate([drawn, others]).astype(np.float32)[:num_classes]
-
-
 def uniform(fan_in: int, *shape: int) -> Parameter:
     """Appendix A: weights begin evenly spread over ±2.4/fan_in, fan_in being the number of a unit's inputs."""
-    parameter = Parameter(np.zeros(shape, dtype=np.float32))
+    parameter = Parameter(np.broadcast_to(np.float32(0), shape))  # copied, except in a dry run
     nn.init.uniform_(parameter, -2.4 / fan_in, 2.4 / fan_in)
     return parameter
 
@@ -115,31 +91,37 @@ class RadialBasis(nn.Module):
         return -((x.unsqueeze(1) - self.codes) ** 2).sum(2)  # (N, 1, 84) − (classes, 84) → (N, classes)
 
 
+def side_of_last_map(input_size: int) -> int:
+    """Behind C1 (−4), S2, C3 (−4) and S4: 5 for 32 pixels."""
+    return ((input_size - 4) // 2 - 4) // 2
+
+
 class LeNet5Of1998(nn.Sequential):
     """LeNet-5 as published: images (N, in_channels, input_size, input_size) → minus the penalties (N, num_classes)."""
 
-    def __init__(self, num_classes: int = 10, in_channels: int = 1, input_size: int = 32):
-        side = ((input_size - 4) // 2 - 4) // 2  # after C1, S2, C3, S4
-        super().__init__(
-            ("c1", nn.Conv2d(in_channels, 6, 5)),
-            ("squash1", Squash()),
-            ("s2", Subsample(6)),
-            ("squash2", Squash()),
-            ("c3", TableConv2d(C3_TABLE, 5)),
-            ("squash3", Squash()),
-            ("s4", Subsample(16)),
-            ("squash4", Squash()),
-            ("c5", nn.Conv2d(16, 120, side)),  # sees all of S4's maps, and so is the same as a linear layer
-            ("squash5", Squash()),
-            ("flatten", nn.Flatten()),
-            ("f6", nn.Linear(120, 84)),
-            ("squash6", Squash()),
-            ("output", RadialBasis(num_classes)),
-        )
-        self.architecture, self.variant, self.input_size = "lenet5", "1998", input_size
+    def __init__(self, num_classes: int = 10, in_channels: int = 1, input_size: int | None = None):
+        super().__init__()
+        settle(
+            self, "lenet5", "1998", ("1998",), smallest=16, usual=32, input_size=input_size,
+            num_classes=num_classes, in_channels=in_channels,
+        )  # fmt: skip
+        side = side_of_last_map(self.input_size)
+        self.c1, self.squash1 = nn.Conv2d(in_channels, 6, 5), Squash()
+        self.s2, self.squash2 = Subsample(6), Squash()
+        self.c3, self.squash3 = TableConv2d(C3_TABLE, 5), Squash()
+        self.s4, self.squash4 = Subsample(16), Squash()
+        self.c5, self.squash5 = nn.Conv2d(16, 120, side), Squash()  # sees all of S4's maps, as a linear layer would
+        self.flatten = nn.Flatten()
+        self.f6, self.squash6 = nn.Linear(120, 84), Squash()
+        self.output = RadialBasis(num_classes)
         for layer, fan_in in ((self.c1, 25 * in_channels), (self.c5, 16 * side * side), (self.f6, 120)):
             for parameter in layer.parameters():
                 parameter.data = uniform(fan_in, *parameter.shape).data
+
+    def forward(self, images: Tensor) -> Tensor:
+        check_images("lenet5", images, self.smallest)
+        check_sides("lenet5", images, self.input_size, side_of_last_map)
+        return super().forward(images)
 
 
 def lenet5_loss(scores: Tensor, target: Any, j: float = 10.0) -> Tensor:

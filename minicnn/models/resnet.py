@@ -24,7 +24,7 @@ from .. import functional as F
 from .. import nn
 from ..engine import Tensor
 from .shortcut import check_shortcut, make_shortcut
-from .variant import check_counts, check_images, choose_size, choose_variant, scaled
+from .variant import BOTH, check_images, scaled, settle
 
 
 def conv(in_channels: int, channels: int, size: int, stride: int = 1) -> nn.Conv2d:
@@ -101,18 +101,17 @@ class ResNet(nn.Module):
         zero_init_residual: start each block as the identity.
     """
 
-    smallest = 1  # padded as the layers are, one pixel leaves one
-
     def __init__(
         self, name: str, block: Block, depths: tuple[int, ...], num_classes: int, variant: str, in_channels: int,
         input_size: int | None, width: float, shortcut: str | bool, zero_init_residual: bool,
     ):  # fmt: skip
         super().__init__()
-        self.architecture, self.variant = name, choose_variant(name, variant)
-        check_counts(name, num_classes=num_classes, in_channels=in_channels)
-        self.input_size = choose_size(name, input_size, 224, self.smallest)
+        settle(  # padded as the layers are, one pixel leaves one
+            self, name, variant, BOTH, smallest=1, usual=224, input_size=input_size,
+            num_classes=num_classes, in_channels=in_channels, width=width, shortcut=check_shortcut(name, shortcut),
+        )  # fmt: skip
         c2, c3, c4, c5 = (scaled(c, width) for c in (64, 128, 256, 512))
-        e, options = block.expansion, (check_shortcut(name, shortcut), variant)
+        e, options = block.expansion, (self.options["shortcut"], variant)
         self.conv1, self.bn1 = conv(in_channels, c2, 7, stride=2), nn.BatchNorm2d(c2)
         self.relu = nn.ReLU()
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)

@@ -21,7 +21,7 @@ from .. import nn
 from ..engine import Tensor
 from .resnet import BasicBlock, conv, initialise, stage
 from .shortcut import check_shortcut
-from .variant import check_counts, check_images, choose_size, choose_variant, scaled
+from .variant import check_images, scaled, settle
 
 
 class CifarResNet(nn.Module):
@@ -32,19 +32,18 @@ class CifarResNet(nn.Module):
         zero_init_residual: start each block as the identity.
     """
 
-    smallest = 1  # padded as the layers are, one pixel leaves one
-
     def __init__(
         self, n: int, num_classes: int, variant: str, in_channels: int, input_size: int | None, width: float,
         shortcut: str | bool, zero_init_residual: bool,
     ):  # fmt: skip
         super().__init__()
         name = f"resnet{6 * n + 2}"
-        self.architecture, self.variant = name, choose_variant(name, variant, ("paper",))
-        check_counts(name, num_classes=num_classes, in_channels=in_channels)
-        self.input_size = choose_size(name, input_size, 32, self.smallest)
-        shortcut = check_shortcut(name, shortcut)
+        settle(  # padded as the layers are, one pixel leaves one
+            self, name, variant, ("paper",), smallest=1, usual=32, input_size=input_size,
+            num_classes=num_classes, in_channels=in_channels, width=width, shortcut=check_shortcut(name, shortcut),
+        )  # fmt: skip
         c1, c2, c3 = (scaled(c, width) for c in (16, 32, 64))
+        shortcut = self.options["shortcut"]
         self.conv1, self.bn1 = conv(in_channels, c1, 3), nn.BatchNorm2d(c1)
         self.relu = nn.ReLU()
         self.layer1 = stage(BasicBlock, c1, c1, n, 1, shortcut)

@@ -34,9 +34,9 @@ def make_shortcut(in_channels: int, channels: int, stride: int, shortcut: str | 
 
 
 def check_shortcut(network: str, shortcut: str | bool) -> str | bool:
-    """`shortcut` if it is ``"A"``, ``"B"``, False, or True, which is ``"B"``."""
+    """`shortcut` if it is ``"A"``, ``"B"`` or False; ``"B"`` for True."""
     if shortcut not in ("A", "B", True, False):
         raise ValueError(
             f"{network}: shortcut is {shortcut!r}, and must be 'B' (projections), 'A' (no parameters) or False (plain)"
         )
-    return shortcut
+    return shortcut if shortcut in ("A", "B") else "B" if shortcut else False

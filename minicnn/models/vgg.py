@@ -33,7 +33,7 @@ from __future__ import annotations
 from .. import functional as F
 from .. import nn
 from ..engine import Tensor
-from .variant import check_counts, check_images, choose_size, choose_variant, scaled
+from .variant import BOTH, check_images, scaled, settle
 
 CONVOLUTIONS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}  # before each pool
 CHANNELS = (64, 128, 256, 512, 512)
@@ -42,17 +42,15 @@ CHANNELS = (64, 128, 256, 512, 512)
 class VGG(nn.Module):
     """VGG of `depth` layers: images (N, in_channels, input_size, input_size) → scores (N, num_classes)."""
 
-    smallest = 32  # five poolings halve the side five times
-
     def __init__(
         self, depth: int, batch_norm: bool, num_classes: int, variant: str, in_channels: int, input_size: int | None,
         width: float,
     ):  # fmt: skip
         super().__init__()
-        self.architecture = f"vgg{depth}_bn" if batch_norm else f"vgg{depth}"
-        self.variant = choose_variant(self.architecture, variant)
-        check_counts(self.architecture, num_classes=num_classes, in_channels=in_channels)
-        self.input_size = choose_size(self.architecture, input_size, 224, self.smallest)
+        settle(
+            self, f"vgg{depth}_bn" if batch_norm else f"vgg{depth}", variant, BOTH, smallest=32, usual=224,
+            input_size=input_size, num_classes=num_classes, in_channels=in_channels, width=width,
+        )  # fmt: skip
         layers: list[nn.Module] = []
         channels = in_channels
         for repeats, out in zip(CONVOLUTIONS[depth], CHANNELS, strict=True):

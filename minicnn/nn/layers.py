@@ -17,8 +17,15 @@ from . import init
 from .module import Module
 
 
+def _filled(number: float, *shape: int) -> np.ndarray:
+    """An array of one number; in a dry run one that takes no memory."""
+    if is_dry_run():
+        return np.broadcast_to(np.float32(number), shape)
+    return np.full(shape, number, np.float32) if number else np.zeros(shape, np.float32)
+
+
 def _uniform(shape: tuple[int, ...], fan_in: int) -> Parameter:
-    parameter = Parameter(np.zeros(shape, dtype=np.float32))
+    parameter = Parameter(_filled(0, *shape))
     bound = 1 / math.sqrt(fan_in) if fan_in else 0.0
     init.uniform_(parameter, -bound, bound)
     return parameter
@@ -84,11 +91,10 @@ class BatchNorm2d(Module):
         super().__init__()
         self.num_features, self.eps, self.momentum = num_features, eps, momentum
         self.affine, self.track_running_stats = affine, track_running_stats
-        ones, zeros = np.ones(num_features, dtype=np.float32), np.zeros(num_features, dtype=np.float32)
-        self.register_parameter("weight", Parameter(ones) if affine else None)
-        self.register_parameter("bias", Parameter(zeros) if affine else None)
-        self.register_buffer("running_mean", Tensor(zeros.copy()) if track_running_stats else None)
-        self.register_buffer("running_var", Tensor(ones.copy()) if track_running_stats else None)
+        self.register_parameter("weight", Parameter(_filled(1, num_features)) if affine else None)
+        self.register_parameter("bias", Parameter(_filled(0, num_features)) if affine else None)
+        self.register_buffer("running_mean", Tensor(_filled(0, num_features)) if track_running_stats else None)
+        self.register_buffer("running_var", Tensor(_filled(1, num_features)) if track_running_stats else None)
         self.register_buffer(
             "num_batches_tracked", Tensor(np.zeros((), dtype=np.int64)) if track_running_stats else None
         )

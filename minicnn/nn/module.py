@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import backend
 from ..backend import Array
-from ..engine import Parameter, Tensor, entered
+from ..engine import Parameter, Tensor, entered, is_dry_run
 
 _hook_keys = itertools.count()
 
@@ -221,7 +221,7 @@ class Module:
     def load_state_dict(self, state_dict: dict[str, Any], strict: bool = True) -> IncompatibleKeys:
         """Copy arrays (or tensors) into the parameters and buffers, cast to their dtypes.
 
-        Nothing is written unless everything fits.
+        Nothing is written unless everything fits; in a dry run nothing is written at all.
 
         Raises:
             ValueError: names that are missing or unexpected (unless not `strict`), shapes that differ; all at once.
@@ -240,7 +240,7 @@ class Module:
             problems += [f"{name} is missing" for name in missing] + [f"{name} is unexpected" for name in unexpected]
         if problems:
             raise ValueError(f"load_state_dict for {type(self).__name__}: " + "; ".join(problems))
-        for name, value in given.items():
+        for name, value in () if is_dry_run() else given.items():
             tensor = own[name]
             tensor.data[...] = backend.to_device(value, tensor.device)
         return IncompatibleKeys(missing, unexpected)

@@ -204,7 +204,12 @@ def test_the_remarks_are_true():
 def test_one_network_of_a_family():
     assert facts("vgg16_bn") == facts("vgg") == [fact for fact in LEDGER if fact.network == "vgg"]
     assert {fact.network for fact in facts("resnet50")} == {"resnet"}
-    assert facts("lenet5")[0].network == "lenet5"
+    for name in ("lenet5", "LeNet-5", "lenet", "LENET 5"):
+        assert facts(name) == facts("lenet5")
+    assert facts("VGG-16-BN") == facts("VGG") == facts("vgg") and facts("GoogLeNet") and facts("ILSVRC")
+    for name in ("", "16", "transformer"):
+        with pytest.raises(ValueError, match=rf"facts: nothing on '{name}'\. There are lenet5, alexnet, vgg, "):
+            facts(name)
     with pytest.raises(ValueError, match=r"nothing on 'goglenet'. Did you mean 'googlenet'\? There are lenet5, "):
         facts("goglenet")
 

@@ -5,11 +5,13 @@ import re
 import time
 import tracemalloc
 
+import numpy as np
 import pytest
 
 import minicnn
 from minicnn import models, nn, summary
 from minicnn.engine import Parameter, dry_run
+from minicnn.inspect import memory
 from minicnn.inspect.summary import COLUMNS
 
 
@@ -58,6 +60,16 @@ def test_vgg19_at_once_and_without_its_activations():
     text, peak = str(result), tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 2e6 < result.output_bytes and "143,667,240" in text
+
+
+def test_parameters_take_no_memory_either():
+    """30 GB of them, if there were any."""
+    tracemalloc.start()
+    result = summary(built("vgg16", input_size=2000), (1, 3, 2000, 2000))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 5e6 < result.parameters * 4 / 6000
+    assert memory(built("vgg16", input_size=2000), (1, 3, 2000, 2000)).parts["parameters"] == 4 * result.parameters
 
 
 def test_googlenet_in_training_and_evaluation():
@@ -173,8 +185,23 @@ def test_html_is_escaped():
 def test_errors_are_the_layers_own():
     with pytest.raises(ValueError, match=r"conv2d in conv1: input has 3 channels"):
         summary(models.lenet5(), (1, 3, 28, 28))
-    with pytest.raises(ValueError, match=r"input_shape is \(1, \(3, 4\)\)"):
-        summary(models.lenet5(), (1, (3, 4)))
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [(1, (3, 4)), (1, 3, -5, 4), (1, 3, 32.5, 4), "a", b"abcd", 3, None, {1: 2}, (True, 3, 4, 4), [(1, 3, "4")]],
+)
+def test_what_is_no_shape(shape):
+    message = f"input_shape is {shape!r}, and must be a shape of whole numbers"
+    for function in (summary, memory):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            function(models.resnet20(), shape)
+
+
+def test_shapes_of_numpys_numbers_and_of_no_images():
+    result = summary(models.lenet5(), tuple(np.array([1, 1, 28, 28])))
+    assert json.loads(json.dumps(result.to_dict()))["input_shape"] == [1, 1, 28, 28]
+    assert summary(models.lenet5(), [0, 1, 28, 28]).output_bytes == 0
 
 
 def test_it_is_minicnns_own_name():

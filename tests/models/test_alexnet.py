@@ -88,7 +88,7 @@ def test_dropout_is_behind_the_first_two_dense_layers():
 def test_images_of_another_size_than_the_classifier_was_built_for():
     """The paper's misprint: 224 where 227 is needed."""
     model = models.alexnet(num_classes=2, width=1 / 32)
-    message = "images of 224×224 end in maps of 5×5, and the classifier, built for input_size=227, is for 6×6"
+    message = "images of 224×224 end in maps of 5×5, and the classifier, built for input_size=227, is for 6×6. Resize"
     with pytest.raises(ValueError, match=message):
         model(Tensor(images(1, 3, 224, 224)))
     torchvisions = models.alexnet(num_classes=2, width=1 / 32, variant="torchvision")

@@ -1,5 +1,6 @@
 """The arguments that all the networks take: sides, channels, classes, widths, and what is said of wrong ones."""
 
+import inspect
 import re
 
 import numpy as np
@@ -46,7 +47,7 @@ def test_images_that_are_too_small(network, variant, blank):
     with pytest.raises(ValueError, match=f"{network}: images of {side - 1}×{side} .* smallest are {side}×{side}"):
         shape_of(model, 2, 3, side - 1, side)
     model.smallest = 0  # without the check the layers themselves cannot do it: the number is not too high
-    with pytest.raises(ValueError, match="does not fit"):
+    with pytest.raises(ValueError, match="does not fit|end in maps of 0×1,"):
         shape_of(model, 2, 3, side - 1, side)
     with pytest.raises(ValueError, match=rf"images have shape \(3, {side}, {side}\), and must be \(N, channels"):
         model(Tensor(np.zeros((3, side, side), np.float32)))
@@ -91,9 +92,85 @@ def test_wrong_arguments(network, blank):
             message = f"{network}: {argument} is {wrong!r}, and must be a positive int"
             with pytest.raises(ValueError, match=re.escape(message)):
                 function(**{argument: wrong})
-    for wrong in (0, -1.0, float("nan")):
-        with pytest.raises(ValueError, match="width"):
+    for wrong in (0, -1.0, float("nan"), float("inf"), 1e308, "a", None, True, [1], np.complex64(1)):
+        message = f"{network}: width is {wrong!r}, and must be a number above 0, at most 1000"
+        with pytest.raises(ValueError, match=re.escape(message)):
             function(width=wrong)
+    model = build(network, "1998" if network == "lenet5" else "paper", width=1 / 32)
+    for wrong, kind in (([1, 2], "list"), (3, "int")):
+        with pytest.raises(TypeError, match=rf"{network}: images are a {kind}, and must be .* \(N, channels, height"):
+            model(wrong)
+
+
+@pytest.mark.parametrize(("network", "variant"), EACH)
+def test_a_network_notes_what_it_was_built_with(network, variant, blank):
+    """All arguments of its builder but those of its initialisation, so that a file of its weights can say them."""
+    side = np.int64(70)
+    model = build(network, variant, num_classes=np.int64(3), in_channels=2, input_size=side, width=np.float32(1 / 32))
+    assert (model.architecture, model.variant, model.num_classes, model.in_channels) == (network, variant, 3, 2)
+    assert model.input_size == 70 and type(model.input_size) is type(model.num_classes) is int
+    taken = set(inspect.signature(getattr(models, network)).parameters)
+    noted = taken - {"num_classes", "variant", "in_channels", "input_size", "zero_init_residual"}
+    if variant == "1998":
+        noted.remove("width")
+    if variant == "torchvision":
+        noted.discard("lrn")
+    assert set(model.options) == noted
+    assert model.options.get("width", 1 / 32) == 1 / 32 and type(model.options.get("width", 1.0)) is float
+    assert getattr(models, network)(variant=variant, **model.options).options == model.options
+
+
+def test_options_are_noted_in_one_form():
+    assert models.resnet20(shortcut=True).options == models.resnet20(shortcut="B").options
+    assert models.resnet20(shortcut=0).options == {"width": 1.0, "shortcut": False}
+    assert models.alexnet(width=0.02, lrn="text").options == {"width": 0.02, "lrn": "text"}
+    assert models.googlenet(width=0.02, aux_logits=0).options == {"width": 0.02, "aux_logits": False}
+
+
+# Sides of images, and the sides for which the network may be built: those that end in maps of the same side.
+@pytest.mark.parametrize(
+    ("network", "variant", "built", "shown", "maps", "expected"),
+    [
+        ("lenet5", "modern", 28, 32, 6, 5),
+        ("lenet5", "1998", 32, 28, 4, 5),
+        ("alexnet", "paper", 227, 224, 5, 6),
+        ("googlenet", "paper", 224, 96, 1, 4),
+        ("googlenet", "paper", 256, 288, 5, 4),
+    ],
+)
+def test_images_of_another_side_than_the_network_was_built_for(network, variant, built, shown, maps, expected, blank):
+    model = build(network, variant, num_classes=3, input_size=built, width=1 / 32)
+    shape = (1, channels(network), shown, shown)
+    message = (
+        f"{network}: images of {shown}×{shown} end in maps of {maps}×{maps}, and .*, built for input_size={built}, "
+        f"is for {expected}×{expected}. Resize .* to {built}×{built}, or build the network with input_size={shown}$"
+    )
+    with pytest.raises(ValueError, match=message):
+        shape_of(model, *shape)
+    shape_of(build(network, variant, num_classes=3, input_size=shown, width=1 / 32), *shape)  # as it says
+    with pytest.raises(ValueError, match=rf"images of {shown}×{built} .* Resize the images to {built}×{built}$"):
+        shape_of(model, *shape[:3], built)  # there is no network for these
+
+
+@pytest.mark.parametrize(
+    ("network", "variant", "sides"),
+    [("lenet5", "modern", (28, 31)), ("lenet5", "1998", (32, 35)), ("alexnet", "paper", (227, 258)),
+     ("googlenet", "paper", (223, 270))],
+)  # fmt: skip
+def test_other_sides_that_fit_all_the_same(network, variant, sides, blank):
+    model = build(network, variant, num_classes=3, width=1 / 32)
+    scores = 3 * ((2, 3),) if network == "googlenet" else (2, 3)
+    for height, width in (sides, sides[::-1]):
+        assert shape_of(model, 2, channels(network), height, width) == scores
+    for side in (sides[0] - 1, sides[1] + 1):
+        with pytest.raises(ValueError, match="end in maps of"):
+            shape_of(model, 2, channels(network), side, side)
+
+
+def test_googlenet_in_evaluation_takes_any_side(blank):
+    model = build("googlenet", "paper", num_classes=3, width=1 / 32).eval()
+    assert shape_of(model, 2, 3, 96, 64) == (2, 3)
+    assert shape_of(build("googlenet", "torchvision", num_classes=3, width=1 / 32), 2, 3, 96, 64) == 3 * ((2, 3),)
 
 
 def test_torchvision_is_suggested():
