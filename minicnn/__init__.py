@@ -43,17 +43,18 @@ __all__ = [
     "use_kernels",
 ]
 
-_loaded_on_use = ("data", "inspect", "testing", "train", "weights")
+_loaded_on_use = ("data", "inspect", "lab", "testing", "train", "weights")
+_of_inspect = ("detect_anomaly", "summary")
 
 
 def __getattr__(name: str) -> Any:
     """Sub-packages that a program may not need are imported when first named."""
-    if name == "summary":
-        return importlib.import_module(".inspect", __name__).summary
+    if name in _of_inspect:
+        return getattr(importlib.import_module(".inspect", __name__), name)
     if name in _loaded_on_use:
         return importlib.import_module(f".{name}", __name__)
     raise AttributeError(f"module 'minicnn' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*__all__, *_loaded_on_use, "summary"])
+    return sorted([*__all__, *_loaded_on_use, *_of_inspect])

@@ -21,7 +21,8 @@ EXTRAS = {
     "cuda13": ("cupy-cuda13x",),
     "bench": ("pytest-benchmark", "threadpoolctl"),
     "test": (
-        "pytest", "pytest-xdist", "hypothesis", "pillow", "safetensors", "nbclient", "ipykernel", "ruff", "mypy",
+        "pytest", "pytest-xdist", "hypothesis", "pillow", "safetensors", "nbclient", "ipykernel", "selenium", "ruff",
+        "mypy",
     ),
 }
 

@@ -943,12 +943,12 @@ def _loss_shape(input, *_, reduction, **__):
 
 CROSS_ENTROPY = Op(
     "cross_entropy", loss_kernels.cross_entropy_forward, loss_kernels.cross_entropy_backward, _loss_shape, True,
-    "y = −log p of the target, p = softmax x;  ∂x = g (p − t), t = 1 at the target, else 0",
+    "L = −log p of the target, p = softmax x;  ∂x = g (p − y), y = 1 at the target, else 0",
 )  # fmt: skip
 SOFT_CROSS_ENTROPY = Op(
     "soft_cross_entropy",
     loss_kernels.soft_cross_entropy_forward, loss_kernels.soft_cross_entropy_backward, _loss_shape, True,
-    "y = −Σ t log p, p = softmax x;  ∂x = g (p Σ t − t),  ∂t = −g log p",
+    "L = −Σ y log p, p = softmax x;  ∂x = g (p Σ y − y),  ∂y = −g log p",
 )  # fmt: skip
 NLL_LOSS = Op(
     "nll_loss", loss_kernels.nll_loss_forward, loss_kernels.nll_loss_backward, _loss_shape, True,

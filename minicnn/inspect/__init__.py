@@ -1,14 +1,23 @@
-"""Looking into a network: its layers as a table, its recorded values, its cut graphs."""
+"""Looking into a network: stepping through it, drawing it, its layers as a table, what is wrong with it."""
 
+from .anomaly import AnomalyError, detect_anomaly
 from .blocks import draw_blocks
+from .debug import Debugger, debug
+from .explain import Explanation, explain
 from .facts import Fact, facts, ilsvrc_chart
+from .flow import FlowHistory, GradientFlow, gradient_flow, track_gradients
+from .graph import Graph, graph
 from .memory import Memory, memory
+from .provenance import Provenance, backward_parts, provenance
 from .record import record
 from .severed import severed
+from .statistics import Statistics, statistics
 from .summary import Summary, summary
 from .trace import trace
 
 __all__ = [
-    "Fact", "Memory", "Summary", "draw_blocks", "facts", "ilsvrc_chart", "memory", "record", "severed", "summary",
-    "trace",
+    "AnomalyError", "Debugger", "Explanation", "Fact", "FlowHistory", "GradientFlow", "Graph", "Memory", "Provenance",
+    "Statistics", "Summary", "backward_parts", "debug", "detect_anomaly", "draw_blocks", "explain", "facts",
+    "gradient_flow", "graph", "ilsvrc_chart", "memory", "provenance", "record", "severed", "statistics", "summary",
+    "trace", "track_gradients",
 ]  # fmt: skip

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..engine import Node
 from ..nn import Module
+from .plotting import axes
 from .trace import trace
 
 # What is drawn, and in which of Okabe and Ito's colours, which colour-blind readers can tell apart too.
@@ -85,19 +86,15 @@ def draw_blocks(model: Module, input_shape: tuple[int, ...], ax: Any = None) -> 
         ImportError: matplotlib is missing; the message names the extra.
         ValueError: a shape that the network cannot take.
     """
-    try:
-        from matplotlib.figure import Figure
-        from matplotlib.patches import Patch, Rectangle
-    except ImportError:
-        raise ImportError("pictures need matplotlib: pip install -e '.[viz]' (in minicnn's folder)") from None
     column, edges = columns(trace(model, tuple(input_shape)).nodes)
     side = {node: node.shape[2] if len(node.shape) == 4 else 1 for node in column}
     tallest = max(input_shape[2], 1)
     height = {node: 0.12 + 0.88 * math.sqrt(side[node] / tallest) for node in column}
     place = places(column, edges, height)
     last = max(column.values())
-    if ax is None:
-        ax = Figure(figsize=(max(6, 0.28 * last), 3.2), layout="constrained").add_subplot()
+    ax = axes(ax, max(6, 0.28 * last), 3.2)
+    from matplotlib.patches import Patch, Rectangle
+
     for a, b in edges:
         (xa, ya), (xb, yb) = place[a], place[b]
         line: list[tuple[float, float]] = [(xa, ya), (xb, yb)]

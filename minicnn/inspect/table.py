@@ -11,19 +11,22 @@ from .trace import shapes_of
 Cells = Sequence[str]
 
 
-def as_text(title: str, columns: Cells, rows: Sequence[Cells], totals: Cells, note: str = "", words: int = 1) -> str:
+def as_text(
+    title: str, columns: Cells, rows: Sequence[Cells], totals: Cells = (), note: str = "", words: int = 1
+) -> str:
     """Lines for a terminal; the first `words` columns stand left, the others, numbers, right."""
-    table = [columns, *rows, totals]
+    table = [columns, *rows, *filter(None, [totals])]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = []
     for row in table:
         cells = (c.ljust(w) if i < words else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
         lines.append("  ".join(cells).rstrip())
     rule = "─" * max(map(len, lines))
-    return "\n".join([title, rule, lines[0], rule, *lines[1:-1], rule, lines[-1], *filter(None, [note])])
+    last = [rule, lines.pop()] if totals else []
+    return "\n".join([title, rule, lines[0], rule, *lines[1:], *last, *filter(None, [note])])
 
 
-def as_html(title: str, columns: Cells, rows: Sequence[Cells], totals: Cells, note: str = "") -> str:
+def as_html(title: str, columns: Cells, rows: Sequence[Cells], totals: Cells = (), note: str = "") -> str:
     """An HTML table; everything in the cells is escaped."""
 
     def line(tag: str, cells: Cells) -> str:

@@ -479,7 +479,7 @@ def test_the_largest_terms_are_shown_and_the_others_added_up():
     assert lines[17].startswith("and 88 more that add up to")
     assert float(lines[17].split()[-1]) == sum(range(-50, 50)) - sum(shown)
     assert lines[19].split() == ["the", "sum", "of", "100", "terms", "-50"]
-    assert lines[20] == "the engine's value: -50, a difference of 0"
+    assert lines[20] == "The engine's value: -50, a difference of 0"
     assert len(lines) == 21
 
 
@@ -588,7 +588,7 @@ def test_a_wrong_backward_shows():
     step = only_step(lambda x: apply(wrong, x), [2.0], *trained([3.0]))
     explanation = explained(step, "input", 0)
     assert (explanation.total, explanation.value) == (2.0, -2.0)
-    assert "the engine's value: -2, a difference of 4" in str(explanation)
+    assert "The engine's value: -2, a difference of 4" in str(explanation)
 
 
 def test_an_explanation_of_ones_own(monkeypatch):

@@ -6,6 +6,7 @@ import heapq
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from .. import table
 
@@ -62,6 +63,9 @@ class Explanation:
         title = f"{self._heading}\n{self.formula}"
         return table.as_text(title, COLUMNS, self._rows(), self._sum, self._remarks("\n"), words=3)
 
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # for notebooks; `repr` stays a line
+        printer.text(str(self))
+
     def _repr_html_(self) -> str:
         title = f"{self._heading}: {self.formula}"
         return table.as_html(title, COLUMNS, self._rows(), self._sum, self._remarks(". "))
@@ -78,7 +82,7 @@ class Explanation:
 
     def _remarks(self, separator: str) -> str:
         difference = abs(self.total - self.value)
-        engine = f"the engine's value: {_text(self.value)}, a difference of {difference:.1g}"
+        engine = f"The engine's value: {_text(self.value)}, a difference of {difference:.1g}"
         return separator.join(filter(None, [engine, self.note]))
 
     def _rows(self) -> list[tuple[str, ...]]:

@@ -107,7 +107,7 @@ def _soft_cross_entropy(entry: Entry) -> Parts:
         factors.append((label("w", (c,)), float(weights[c])))
     shares = f"{' · (1 − ε)' if smoothing else ''}{' · w[c]' if weighted else ''}"
     note = "p is the softmax of the scores" + ("; ε is label_smoothing" if smoothing else "")
-    return f"∂t[n,c] = {symbols} · (−log p[n,c]){shares}", [Term(_name(item), tuple(factors))], note
+    return f"∂y[n,c] = {symbols} · (−log p[n,c]){shares}", [Term(_name(item), tuple(factors))], note
 
 
 def _nll_loss(entry: Entry) -> Parts:
