@@ -1,4 +1,4 @@
-"""The command line: ``minicnn demo``, ``train``, ``classify``, ``summary``, ``memory``, ``facts``, and so on.
+"""The command line: ``minicnn demo``, ``train``, ``step``, ``classify``, ``summary``, ``memory``, and so on.
 
 Arguments come in and words go out here; the work is done elsewhere. Whatever goes wrong ends in one line on stderr.
 Exit status: 0 done, 1 failed (also: a gradient is wrong), 2 a command line that makes no sense, 130 Ctrl-C.
@@ -28,10 +28,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
-from . import __version__, backend, classify, doctor, models, report, threads, train
+from . import __version__, backend, classify, doctor, manual_seed, models, report, stepping, threads, train
 from .engine import dry_run
 from .gradcheck import gradcheck
-from .inspect import Memory, Summary, facts, memory, summary
+from .inspect import Memory, Summary, debug, facts, memory, summary
 from .inspect.memory import CONVENTIONS, OPTIMIZERS
 from .nn import Module
 
@@ -91,13 +91,18 @@ def _device(text: str) -> str:
     return text
 
 
-def _picture(text: str) -> Path:
-    path = Path(text)
-    if path.suffix.lower() != ".png":
-        raise ValueError(f"must be the name of a picture that ends in .png, got {text!r}")
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise ValueError(f"{text!r} cannot be written: {path.parent} must be a folder that you may write to")
-    return path
+def _file(*endings: str) -> Callable[[str], Path]:
+    """The name of a file that can be written, with one of these endings."""
+
+    def convert(text: str) -> Path:
+        path = Path(text)
+        if path.suffix.lower() not in endings:
+            raise ValueError(f"must be the name of a file that ends in {' or '.join(endings)}, got {text!r}")
+        if path.is_dir() or not os.access(path.parent, os.W_OK):
+            raise ValueError(f"{text!r} cannot be written: {path.parent} must be a folder that you may write to")
+        return path
+
+    return _checked(convert)
 
 
 def _is_free(folder: Path) -> bool:
@@ -138,7 +143,7 @@ def _call(text: str) -> tuple[list[Any], dict[str, Any]]:
 
 NETWORKS = [name for name in models.__all__ if name.islower() and not name.endswith("_loss")]
 
-COMMANDS = ("demo", "train", "classify", "summary", "memory", "facts", "gradcheck", "doctor")
+COMMANDS = ("demo", "train", "step", "classify", "summary", "memory", "facts", "gradcheck", "doctor")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -168,7 +173,7 @@ def make_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     add_training_options(option)
     picture = Path("minicnn-demo.png")
-    option("--output", type=_checked(_picture), metavar="FILE.png", default=picture, help="pictures (%(default)s)")
+    option("--output", type=_file(".png"), metavar="FILE.png", default=picture, help="pictures (%(default)s)")
 
     option = command(
         "train", _train, "train a network with options of your own",
@@ -192,6 +197,28 @@ def make_parser() -> argparse.ArgumentParser:
         help="do not train on the last N training images but judge by them, not by the test images: to choose options",
     )  # fmt: skip
     option("--output", type=_checked(_new_folder), metavar="FOLDER", help="for the results (runs/MODEL-1, -2, ...)")
+
+    option = command(
+        "step", _step, "step through a network's forward and backward pass in a web page",
+        "Write a web page, one file that works without a network, in which the forward and the backward pass of a "
+        "network on one picture can be stepped through, every number to be seen.",
+    )  # fmt: skip
+    option("model", type=_one_of("model", NETWORKS), metavar="MODEL", help=", ".join(NETWORKS))
+    option("--image", metavar="N", default="0", help="which of MNIST's test images, or a picture's file (%(default)s)")
+    option("--label", type=_whole(0), metavar="N", help="the class whose loss is looked at (the digit's own)")
+    option("--weights", metavar="FILE", help="of minicnn train, say; left out, weights are drawn anew")
+    option("--seed", type=_whole(0), metavar="N", default=0, help="of the weights that are drawn anew (%(default)s)")
+    option("--variant", metavar="NAME", help="paper (the default) or torchvision; of lenet5 1998 or modern")
+    option("--num-classes", type=_whole(1), metavar="N", help="scores an image (10)")
+    option("--in-channels", type=_whole(1), metavar="N", help="3 for coloured images, 1 for grey ones")
+    option("--input-size", type=_whole(1), metavar="N", help="side of the images in pixels")
+    option("--training", action="store_true", help="auxiliary classifiers, dropout, batch statistics, as in training")
+    option("--megabytes", type=_checked(_rate), metavar="X", default=8, help="how large the page may be (%(default)s)")
+    page = Path("step.html")
+    option(
+        "-o", "--output", type=_file(".html", ".htm"), metavar="FILE.html", default=page,
+        help="the page (%(default)s)",
+    )  # fmt: skip
 
     option = command(
         "gradcheck", _gradcheck, "check the gradients of a layer of your own",
@@ -242,7 +269,7 @@ def make_parser() -> argparse.ArgumentParser:
         help=f"{', '.join(OPTIMIZERS)} (%(default)s)",
     )  # fmt: skip
     option("--evaluation", action="store_true", help="one evaluation, not a training step")
-    option("--layers", action="store_true", help="list the layers' parameters and activations too")
+    option("--layers", action="store_true", help="list the layers' parameters and activations too, in bytes")
 
     option = command(
         "classify", _classify, "say what pictures show, by a network with weights from a file",
@@ -252,7 +279,7 @@ def make_parser() -> argparse.ArgumentParser:
     option("model", type=_one_of("model", NETWORKS), metavar="MODEL", help=", ".join(NETWORKS))
     option("images", nargs="+", metavar="IMAGE", help="pictures, in any format that Pillow reads")
     option("--weights", required=True, metavar="FILE", help="safetensors, .npz or PyTorch's .pth")
-    option("--variant", metavar="NAME", help="instead of the one that the weights name, for instance torchvision")
+    option("--variant", metavar="NAME", help="instead of the one that the weights name (PyTorch's .pth name none)")
     option("--names", metavar="FILE", help="names of the classes: a JSON list or a line each (the weights' own)")
     option("--top", type=_whole(1), metavar="N", default=5, help="how many classes to print (%(default)s)")
 
@@ -260,7 +287,8 @@ def make_parser() -> argparse.ArgumentParser:
         "facts", _facts_ledger, "recompute the figures of the papers and courses",
         "Claims of papers and courses about the networks: the source, what minicnn computes, and the verdict.",
     )  # fmt: skip
-    option("network", nargs="?", metavar="NETWORK", help="lenet5, alexnet, vgg, googlenet, resnet or ilsvrc (all)")
+    known = "lenet5, alexnet, vgg (or vgg16 …), googlenet, resnet or ilsvrc (all)"
+    option("network", nargs="?", metavar="NETWORK", help=known)
     option("--json", action="store_true", help="print everything as JSON")
 
     command("doctor", _doctor, "say what this computer offers: versions, threads, GPU, extras")
@@ -361,7 +389,7 @@ class Display:
         print(
             f"epoch {entry['epoch']}/{self.recipe.epochs}  {_facts(entry['loss'], entry['accuracy'])}  "
             f"{entry['images_per_second']:,.0f} images/s  {train.judges(self.recipe)} images: "
-            f"{_facts(entry['test_loss'], entry['test_accuracy'])}",
+            f"{_facts(entry['test_loss'], entry['test_accuracy'], entry.get('test_top5_error'))}",
             flush=True,
         )
 
@@ -371,8 +399,9 @@ class Display:
             print("\r" + " " * (shutil.get_terminal_size().columns - 1) + "\r", end="", flush=True)
 
 
-def _facts(loss: float, accuracy: float) -> str:
-    return f"loss {loss:.4f}  accuracy {100 * accuracy:5.2f} %"
+def _facts(loss: float, accuracy: float, top5_error: float | None = None) -> str:
+    top5 = "" if top5_error is None else f"  top-5 error {100 * top5_error:.2f} %"
+    return f"loss {loss:.4f}  accuracy {100 * accuracy:5.2f} %{top5}"
 
 
 def _training(recipe: train.Recipe, device: str) -> train.Run:
@@ -388,6 +417,8 @@ def _training(recipe: train.Recipe, device: str) -> train.Run:
     finally:
         display.clear()
     print(f"trained and tested in {time.perf_counter() - began:.1f} s")
+    if run.result.top5_error is not None:
+        print(f"{train.judges(recipe)} top-5 error {100 * run.result.top5_error:.2f} %")
     confusions = train.top_confusions(train.confusion_matrix(run.result.labels, run.result.predictions, 10))
     print("most frequent mistakes (true → predicted: how often)")
     for true, predicted, count in confusions:
@@ -433,6 +464,26 @@ def _train(arguments: argparse.Namespace) -> int:
     status = _page(run, folder / "page.png")
     _last_line(run)
     return status
+
+
+# ------------------------------------------------------------------------------------------------------ stepping
+
+def _step(arguments: argparse.Namespace) -> int:
+    manual_seed(arguments.seed)
+    names = ("num_classes", "in_channels", "input_size")
+    options = {name: value for name in names if (value := getattr(arguments, name)) is not None}
+    image = int(arguments.image) if re.fullmatch(r"\d{1,9}", arguments.image) else arguments.image
+    build = getattr(models, arguments.model)
+    specimen = stepping.prepare(build, image, arguments.label, arguments.weights, arguments.variant, **options)
+    if not arguments.weights:
+        _say("minicnn: note: the weights are drawn anew; --weights takes those that minicnn train has written")
+    specimen.model.train(arguments.training)
+    loss = specimen.loss()
+    walk = debug(loss)
+    walk.save(arguments.output, arguments.megabytes, f"{arguments.model}, {specimen.description}")
+    print(f"loss {loss.item():.6g}, {len(walk)} operations forward and {len(walk)} backward")
+    print(f"written: {arguments.output} ({arguments.output.stat().st_size / 1e6:.2f} MB)")
+    return 0
 
 
 # ---------------------------------------------------------------------------------------------- gradcheck, doctor
@@ -498,6 +549,8 @@ def _show(result: Summary | Memory, arguments: argparse.Namespace) -> None:
 
 
 def _summary(arguments: argparse.Namespace) -> int:
+    if arguments.markdown and arguments.json:
+        arguments.parser.error("--markdown and --json are two ways to print one table: give one of them")
     model, shape = _network(arguments)
     result = summary(model.train(arguments.training), shape)
     if arguments.markdown:
@@ -512,8 +565,9 @@ def _memory(arguments: argparse.Namespace) -> int:
     result = memory(model, shape, arguments.convention, arguments.optimizer, not arguments.evaluation)
     _show(result, arguments)
     if arguments.layers and not arguments.json:
+        print(f"\n{'layer':34}{'parameters, bytes':>20}{'activations, bytes':>20}")
         for layer in result.by_layer():
-            print(f"{layer.path or '(network)':34}{layer.parameters:>15,}{layer.activations:>15,}")
+            print(f"{layer.path or '(network)':34}{layer.parameters:>20,}{layer.activations:>20,}")
     return 0
 
 

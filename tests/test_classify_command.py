@@ -69,3 +69,17 @@ def test_what_goes_wrong_is_one_line(argv, status, message, files, capsys, monke
     monkeypatch.chdir(files)
     got, out, err = run(capsys, "classify", *argv)
     assert got == status and out == "" and err.count("\n") == 1 and message in err
+
+
+@pytest.mark.filterwarnings("default")  # as outside of tests
+def test_what_a_silent_pth_is_taken_for_is_said(files, capsys, monkeypatch):
+    """One for ResNet-50 fits both variants, which compute different things."""
+    model = minicnn.models.resnet50(num_classes=3, variant="torchvision", input_size=32, width=0.05)
+    stated = {"classes": "3", "input_size": "32", "options": '{"width": 0.05}'}
+    monkeypatch.setattr(weights, "read", lambda path: (model.state_dict(), stated))
+    command = ("classify", "resnet50", "--weights", "w.pth", files / "a.png")
+    status, assumed, err = run(capsys, *command)
+    assert status == 0 and err.startswith("minicnn: note: w.pth does not say which variant") and err.count("\n") == 1
+    assert run(capsys, *command, "--variant", "torchvision") == (0, assumed, "")
+    status, other, err = run(capsys, *command, "--variant", "paper")
+    assert status == 0 and err == "" and other != assumed

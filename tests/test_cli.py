@@ -54,12 +54,13 @@ def test_demo(here, capsys):
     lines = out.splitlines()
     pattern = (
         r"epoch \d/2  loss \d\.\d{4}  accuracy [ \d]\d\.\d\d %  [\d,]+ images/s  test images: "
-        r"loss \d\.\d{4}  accuracy [ \d]\d\.\d\d %"
+        r"loss \d\.\d{4}  accuracy [ \d]\d\.\d\d %  top-5 error \d\d?\.\d\d %"
     )
     assert [line[:9] for line in lines if re.fullmatch(pattern, line)] == ["epoch 1/2", "epoch 2/2"]
     result = train.run(train.Recipe(images=128, epochs=2)).result
     top = train.top_confusions(train.confusion_matrix(result.labels, result.predictions, 10))
     start = lines.index("most frequent mistakes (true → predicted: how often)") + 1
+    assert f"test top-5 error {100 * result.top5_error:.2f} %" in lines[:start]
     assert lines[start : start + 5] == [f"    {t} → {p}: {n}" for t, p, n in top]
     assert lines[-2] == "page of pictures: minicnn-demo.png"
     assert lines[-1] == f"test accuracy {100 * result.accuracy:.2f} %"
@@ -129,7 +130,11 @@ def test_on_a_terminal_one_line_changes_in_place(monkeypatch):
     steps(range(1, 41), 0.0625)
     entry = {"epoch": 2, "loss": 0.5, "accuracy": 0.9, "images_per_second": 1e4}
     shown.epoch(entry | {"test_loss": 1, "test_accuracy": 1})
-    screens = stream.getvalue().split("\r")
+    shown.epoch(entry | {"test_loss": 1, "test_accuracy": 1, "top5_error": 0.5, "test_top5_error": 0.0625})
+    *screens, last = stream.getvalue().split("\r")
+    assert last.endswith("test images: loss 1.0000  accuracy 100.00 %  top-5 error 6.25 %\n")
+    del screens[-2:]  # of that line
+    screens = stream.getvalue().split("\r")[:-2]
     assert len(screens) == 1 + 20 + 2  # every second step, and the line that wipes
     assert screens[10].rstrip() == (
         "epoch 2/5 ━━━━━━━━━━────────── 20/40  loss 0.2500  accuracy 50.00 %  6,543 images/s  1:02 left"
@@ -217,7 +222,7 @@ def test_defaults_are_those_of_the_recipe():
         ("demo --seed -1", "argument --seed: must be a whole number, 0 or more, got '-1'"),
         ("demo --threads 0", "argument --threads: must be a whole number, 1 or more, got '0'"),
         ("demo --device gpu", "unknown device 'gpu': use 'cpu', 'cuda' or 'cuda:N'"),
-        ("demo --output page.jpg", "must be the name of a picture that ends in .png, got 'page.jpg'"),
+        ("demo --output page.jpg", "must be the name of a file that ends in .png, got 'page.jpg'"),
         ("demo --output no/such/page.png", "'no/such/page.png' cannot be written: no/such must be a folder"),
         ("train", "the following arguments are required: MODEL"),
         ("train lenet", "unknown model 'lenet'. Did you mean 'lenet5'? There are lenet5"),

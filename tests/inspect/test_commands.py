@@ -55,7 +55,10 @@ def test_memory(capsys):
     assert run(capsys, *argv) == f"{expected}\n"
     assert json.loads(run(capsys, *argv, "--json")) == json.loads(json.dumps(expected.to_dict()))
     listed = run(capsys, *argv, "--layers")
-    assert listed.startswith(f"{expected}\n")
+    assert listed.startswith(f"{expected}\n\nlayer  ")
+    header, *rows = listed.splitlines()[len(str(expected).splitlines()) + 1 :]
+    assert header.split("  ")[0] == "layer" and header.endswith("  parameters, bytes  activations, bytes")
+    assert {len(row) for row in rows} == {len(header)} and len(rows) == len(expected.by_layer())
     assert listed.splitlines()[-1].split() == ["classifier.6", f"{4 * 4_097_000:,}", f"{4 * 4 * 1000:,}"]
     assert "evaluation, convention 'actual'" in run(capsys, "memory", "lenet5", "--evaluation")
 
@@ -63,6 +66,8 @@ def test_memory(capsys):
 def test_facts(capsys):
     out = run(capsys, "facts", "googlenet")
     assert out == "\n\n".join(map(str, facts("googlenet"))) + "\n\n7 claims: 3 disputed, 2 rounded, 2 reproduced\n"
+    for name in ("VGG", "vgg16", "VGG-16", "vgg"):
+        assert run(capsys, "facts", name).startswith(f"{facts('vgg')[0]}\n\n")
     everything = json.loads(run(capsys, "facts", "--json"))
     assert everything == [fact.to_dict() for fact in facts()]
 
@@ -77,6 +82,8 @@ def test_facts(capsys):
         (["summary", "lenet5", "--batch-size", "0"], 2, "must be a whole number, 1 or more, got '0'"),
         (["memory", "lenet5", "--convention", "actuel"], 2, "Did you mean 'actual'?"),
         (["memory", "lenet5", "--optimiser", "adam"], 2, "Did you mean '--optimizer'?"),
+        (["summary", "lenet5", "--json", "--markdown"], 2, "--markdown and --json are two ways to print one table"),
+        (["facts", ""], 1, "facts: nothing on ''. There are lenet5, alexnet"),
         (["facts", "alexnt"], 1, "facts: nothing on 'alexnt'. Did you mean 'alexnet'?"),
     ],
 )
