@@ -26,13 +26,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
-from . import __version__, backend, classify, doctor, manual_seed, models, report, stepping, threads, train
+from . import __version__, backend, classify, doctor, manual_seed, models, report, stepping, threads, train, weights
 from .engine import dry_run
 from .gradcheck import gradcheck
 from .inspect import Memory, Summary, debug, facts, memory, summary
 from .inspect.memory import CONVENTIONS, OPTIMIZERS
+from .lab import EXPERIMENTS
 from .nn import Module
 
 # ------------------------------------------------------------------------------------------------- command line
@@ -143,7 +144,7 @@ def _call(text: str) -> tuple[list[Any], dict[str, Any]]:
 
 NETWORKS = [name for name in models.__all__ if name.islower() and not name.endswith("_loss")]
 
-COMMANDS = ("demo", "train", "step", "classify", "summary", "memory", "facts", "gradcheck", "doctor")
+COMMANDS = ("demo", "train", "step", "classify", "lab", "summary", "memory", "facts", "gradcheck", "doctor")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -219,6 +220,17 @@ def make_parser() -> argparse.ArgumentParser:
         "-o", "--output", type=_file(".html", ".htm"), metavar="FILE.html", default=page,
         help="the page (%(default)s)",
     )  # fmt: skip
+
+    option = command(
+        "lab", _lab, "run an experiment about vanishing and exploding gradients",
+        "Run one of the gradient lab's experiments at its usual size, in a minute or two. Prints the result in a "
+        "sentence and draws it.",
+    )  # fmt: skip
+    option("name", type=_one_of("experiment", EXPERIMENTS), metavar="NAME", help=", ".join(EXPERIMENTS))
+    option("--seed", type=_whole(0), metavar="N", default=0, help="of all random numbers (%(default)s)")
+    option("--plot", type=_file(".png", ".svg", ".pdf"), metavar="FILE", help="the picture (minicnn-lab-NAME.png)")
+    option("--csv", type=_file(".csv"), metavar="FILE", help="write the observations, a line each")
+    option("--json", action="store_true", help="print everything as JSON")
 
     option = command(
         "gradcheck", _gradcheck, "check the gradients of a layer of your own",
@@ -352,35 +364,58 @@ def _say(line: str) -> None:
 
 # ------------------------------------------------------------------------------------------------ demo and train
 
-class Display:
-    """Shows a training while it runs: one line that changes on a terminal, a line now and then elsewhere."""
+class Meter:
+    """A line about how far something is: on a terminal one that changes, elsewhere one now and then."""
 
-    def __init__(self, recipe: train.Recipe) -> None:
-        self.recipe = recipe
-        self.terminal = sys.stdout.isatty()
+    def __init__(self, stream: TextIO) -> None:
+        self.stream, self.terminal, self.shown = stream, stream.isatty(), time.monotonic()
         try:
-            "━─".encode(sys.stdout.encoding or "ascii")
+            "━─".encode(stream.encoding or "ascii")
             self.full, self.empty = "━", "─"
         except UnicodeEncodeError:
             self.full, self.empty = "#", "-"
-        self.shown = time.monotonic()
 
-    def step(self, p: train.Progress) -> None:
-        """Ten times a second on a terminal, every ten seconds elsewhere."""
+    def due(self) -> bool:
+        """Whether it is time for a line: ten times a second on a terminal, every ten seconds elsewhere."""
         now = time.monotonic()
         if now - self.shown < (0.1 if self.terminal else 10):
-            return
+            return False
         self.shown = now
+        return True
+
+    def bar(self, share: float) -> str:
+        done = round(20 * share)
+        return self.full * done + self.empty * (20 - done)
+
+    def show(self, line: str) -> None:
+        if not self.terminal:
+            print(line, file=self.stream, flush=True)
+            return
+        width = shutil.get_terminal_size().columns - 1
+        print("\r" + line[:width].ljust(width), end="", file=self.stream, flush=True)
+
+    def clear(self) -> None:
+        """Wipe the line that changes."""
+        if self.terminal:
+            blank = " " * (shutil.get_terminal_size().columns - 1)
+            print("\r" + blank + "\r", end="", file=self.stream, flush=True)
+
+
+class Display(Meter):
+    """Shows a training while it runs."""
+
+    def __init__(self, recipe: train.Recipe) -> None:
+        super().__init__(sys.stdout)
+        self.recipe = recipe
+
+    def step(self, p: train.Progress) -> None:
+        """A line, if it is time for one."""
+        if not self.due():
+            return
         minutes, seconds = divmod(round(p.seconds_left), 60)
         epoch, step = f"epoch {p.epoch}/{p.epochs}", f"{p.step:{len(str(p.steps))}}/{p.steps}"
         facts = f"{_facts(p.loss, p.accuracy)}  {p.images_per_second:,.0f} images/s  {minutes}:{seconds:02} left"
-        if not self.terminal:
-            print(f"{epoch}  step {step}  {facts}", flush=True)
-            return
-        done = round(20 * p.step / p.steps)
-        bar = self.full * done + self.empty * (20 - done)
-        width = shutil.get_terminal_size().columns - 1
-        print("\r" + f"{epoch} {bar} {step}  {facts}"[:width].ljust(width), end="", flush=True)
+        self.show(f"{epoch} {self.bar(p.step / p.steps) if self.terminal else ' step'} {step}  {facts}")
 
     def epoch(self, entry: dict[str, Any]) -> None:
         """A line that stays."""
@@ -392,11 +427,6 @@ class Display:
             f"{_facts(entry['test_loss'], entry['test_accuracy'], entry.get('test_top5_error'))}",
             flush=True,
         )
-
-    def clear(self) -> None:
-        """Wipe the line that changes."""
-        if self.terminal:
-            print("\r" + " " * (shutil.get_terminal_size().columns - 1) + "\r", end="", flush=True)
 
 
 def _facts(loss: float, accuracy: float, top5_error: float | None = None) -> str:
@@ -483,6 +513,37 @@ def _step(arguments: argparse.Namespace) -> int:
     walk.save(arguments.output, arguments.megabytes, f"{arguments.model}, {specimen.description}")
     print(f"loss {loss.item():.6g}, {len(walk)} operations forward and {len(walk)} backward")
     print(f"written: {arguments.output} ({arguments.output.stat().st_size / 1e6:.2f} MB)")
+    return 0
+
+
+# ----------------------------------------------------------------------------------------------------------- lab
+
+def _lab(arguments: argparse.Namespace) -> int:
+    missing = report.missing()
+    if missing and arguments.plot:
+        raise ImportError(missing)  # before the work
+    meter = Meter(sys.stderr)
+
+    def progress(share: float, text: str) -> None:
+        if meter.due():
+            meter.show(f"{meter.bar(share)} {100 * share:3.0f} %  {text}")
+
+    try:
+        result = EXPERIMENTS[arguments.name](seed=arguments.seed, progress=progress)
+    finally:
+        meter.clear()
+    print(json.dumps(result.to_dict(), indent=2, ensure_ascii=False) if arguments.json else result)
+    if arguments.csv:
+        with weights.replacing(arguments.csv) as file:
+            file.write(result.to_csv().encode())
+        _say(f"written: {arguments.csv}")
+    if missing:
+        _say(f"minicnn: note: no picture: {missing}")
+        return 0
+    path = arguments.plot or Path(f"minicnn-lab-{arguments.name}.png")
+    with weights.replacing(path) as file:
+        result.plot().savefig(file, format=path.suffix[1:], dpi=150)
+    _say(f"written: {path}")
     return 0
 
 

@@ -1,0 +1,23 @@
+"""The gradient lab: what courses tell of deep networks' gradients, measured.
+
+Each experiment is a function ``name(seed=0, *, ..., progress=None)`` that returns a `Result`: tidy rows, a sentence
+with the outcome, a picture. The same arguments give the same numbers, and minicnn's own random numbers go on as if it
+had not run. ``minicnn lab NAME`` runs one from the command line.
+"""
+
+from collections.abc import Callable
+
+from . import deep, theory
+from .dead_units import dead_units
+from .exploding import exploding
+from .result import Progress, Result, Row
+from .vanishing import vanishing
+
+# By the names that the command line knows them by.
+EXPERIMENTS: dict[str, Callable[..., Result]] = {
+    "vanishing": vanishing,
+    "exploding": exploding,
+    "dead_units": dead_units,
+}
+
+__all__ = ["EXPERIMENTS", "Progress", "Result", "Row", "dead_units", "deep", "exploding", "theory", "vanishing"]
