@@ -99,7 +99,9 @@ def _file(*endings: str) -> Callable[[str], Path]:
         path = Path(text)
         if path.suffix.lower() not in endings:
             raise ValueError(f"must be the name of a file that ends in {' or '.join(endings)}, got {text!r}")
-        if path.is_dir() or not os.access(path.parent, os.W_OK):
+        if path.is_dir():
+            raise ValueError(f"{text!r} is a folder, and must be the name of a file")
+        if not os.access(path.parent, os.W_OK):
             raise ValueError(f"{text!r} cannot be written: {path.parent} must be a folder that you may write to")
         return path
 
@@ -206,7 +208,7 @@ def make_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     option("model", type=_one_of("model", NETWORKS), metavar="MODEL", help=", ".join(NETWORKS))
     option("--image", metavar="N", default="0", help="which of MNIST's test images, or a picture's file (%(default)s)")
-    option("--label", type=_whole(0), metavar="N", help="the class whose loss is looked at (the digit's own)")
+    option("--label", type=_whole(0), metavar="N", help="the class of the loss (the digit's own, or the likeliest)")
     option("--weights", metavar="FILE", help="of minicnn train, say; left out, weights are drawn anew")
     option("--seed", type=_whole(0), metavar="N", default=0, help="of the weights that are drawn anew (%(default)s)")
     option("--variant", metavar="NAME", help="paper (the default) or torchvision; of lenet5 1998 or modern")

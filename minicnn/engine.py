@@ -57,7 +57,8 @@ class Op:
         forward: ``forward(*arrays, **params) -> (output, saved)``; an optional input may be None.
         backward: ``backward(grad_output, saved, needs, **params) -> one gradient per input``, None where
             ``needs`` is False. It may return `grad_output` itself or a view of it, never an array in `saved`.
-        shape: ``shape(*input_shapes, **params) -> output shape``, without arithmetic; needed by dry runs.
+        shape: ``shape(*input_shapes, **params) -> output shape``, without arithmetic, for dry runs; left out, they run
+            `forward` on zeros.
         smooth: whether the output is a smooth function of every input, so that the complex-step check holds.
         formula: forward and backward in symbols, for people.
     """
@@ -509,10 +510,14 @@ def apply_with_saved(op: Op, *inputs: Tensor | None, **params: Any) -> tuple[Ten
             )
     kernels = _implementation(op, arrays)
     if _dry_run.get():
-        if op.shape is None:
-            raise RuntimeError(f"{_label(op)}: a dry run needs the operation's shape function, and it has none")
-        shape = op.shape(*(None if x is None else x.shape for x in arrays), **params)
-        dtype = params.get("dtype") or xp.result_type(*(x.dtype for x in arrays if x is not None))
+        if op.shape is None:  # one of the user's own: what comes out of zeros has the shape
+            zeros = (None if x is None else xp.zeros(x.shape, dtype=x.dtype) for x in arrays)
+            with np.errstate(all="ignore"):
+                made = xp.asarray(op.forward(*zeros, **params)[0])
+            shape, dtype = made.shape, made.dtype
+        else:
+            shape = op.shape(*(None if x is None else x.shape for x in arrays), **params)
+            dtype = params.get("dtype") or xp.result_type(*(x.dtype for x in arrays if x is not None))
         output, saved = xp.broadcast_to(xp.zeros((), dtype=dtype), shape), None
     else:
         with np.errstate(all="ignore"):  # as on a GPU: log 0 is −inf, and who must not have it looks for it

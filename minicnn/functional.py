@@ -165,8 +165,9 @@ LOG = Op("log", E.log_forward, E.log_backward, _same, True, "y = log x;  ∂x = 
 SQRT = Op("sqrt", E.sqrt_forward, E.sqrt_backward, _same, True, "y = √x;  ∂x = g / 2y")
 ABS = Op("abs", E.abs_forward, E.abs_backward, _same, False, "y = |x|;  ∂x = g·sign x")
 CLAMP = Op(
-    "clamp", E.clamp_forward, E.clamp_backward, _broadcast, False, "y = min(max(x, lo), hi);  ∂x = g where lo ≤ x ≤ hi"
-)
+    "clamp", E.clamp_forward, E.clamp_backward, _broadcast, False,
+    "y = min(max(x, lo), hi);  ∂x = g where lo ≤ x ≤ hi,  ∂lo = g where x < lo,  ∂hi = g where x > hi",
+)  # fmt: skip
 
 
 def _promoted(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -943,21 +944,21 @@ def _loss_shape(input, *_, reduction, **__):
 
 CROSS_ENTROPY = Op(
     "cross_entropy", loss_kernels.cross_entropy_forward, loss_kernels.cross_entropy_backward, _loss_shape, True,
-    "L = −log p of the target, p = softmax x;  ∂x = g (p − y), y = 1 at the target, else 0",
+    "L = −log p of the target, p = softmax x;  ∂x = g (p − y) / N for a mean, y = 1 at the target, else 0",
 )  # fmt: skip
 SOFT_CROSS_ENTROPY = Op(
     "soft_cross_entropy",
     loss_kernels.soft_cross_entropy_forward, loss_kernels.soft_cross_entropy_backward, _loss_shape, True,
-    "L = −Σ y log p, p = softmax x;  ∂x = g (p Σ y − y),  ∂y = −g log p",
+    "L = −Σ y log p, p = softmax x;  ∂x = g (p Σ y − y) / N for a mean,  ∂y = −g log p / N",
 )  # fmt: skip
 NLL_LOSS = Op(
     "nll_loss", loss_kernels.nll_loss_forward, loss_kernels.nll_loss_backward, _loss_shape, True,
-    "y = −x at the target;  ∂x = −g at the target, else 0",
+    "y = −x at the target;  ∂x = −g / N for a mean, at the target, else 0",
 )  # fmt: skip
 MSE_LOSS = Op(
     "mse_loss", loss_kernels.mse_loss_forward, loss_kernels.mse_loss_backward,
     lambda a, b, reduction: np.broadcast_shapes(a, b) if reduction == "none" else (), True,
-    "y = (x − t)²;  ∂x = 2g (x − t),  ∂t = −∂x",
+    "y = (x − t)²;  ∂x = 2g (x − t) / N for a mean,  ∂t = −∂x",
 )  # fmt: skip
 
 

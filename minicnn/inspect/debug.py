@@ -13,6 +13,7 @@ from typing import Any
 
 from ..engine import Tensor
 from . import page
+from .graph import graph
 from .walk import BackwardWalk
 
 
@@ -20,18 +21,28 @@ class Debugger(BackwardWalk):
     """The walk backward, and with it the walk `forward`. Made by `debug`.
 
     In a notebook it draws itself as the page that `save` writes.
+
+    Attributes:
+        drawing: of what ran; made at once, because a backward pass frees the graph.
     """
+
+    def __init__(self, out: Tensor, gradient: Any = None, names: Mapping[str, Tensor] | None = None):
+        if not isinstance(out, Tensor):
+            raise TypeError(f"debug: got {type(out).__name__}, and steps through what made a Tensor, usually a loss")
+        super().__init__(out, gradient, names)
+        self.drawing = graph(out) if out.node is not None else None
 
     def save(self, path: str | os.PathLike[str], megabytes: float = 8, title: str | None = None) -> None:
         """Write the page: one HTML file that shows the whole walk, forward and backward, without Python or a network.
 
         Args:
             path: a name that ends in ``.html``.
-            megabytes: how large the file may be. Arrays are cut for it where they must be, and the page says how.
+            megabytes: how large the file may be; ``math.inf`` for no limit. Arrays are cut for it where they must be,
+                and the page says how.
             title: its heading.
 
         Raises:
-            ValueError: another ending; a size into which no page fits.
+            ValueError: another ending; a size that is not positive, or into which no page fits.
             OSError: the file cannot be written.
         """
         page.save(self, path, megabytes, title)
@@ -42,6 +53,9 @@ class Debugger(BackwardWalk):
         Args:
             megabytes: how large it may be; all of it goes into the notebook's file.
             height: in pixels.
+
+        Raises:
+            ValueError: a size that is not positive, or into which no page fits.
         """
         list(self)  # so that the text has all the steps
         text = f"<details><summary>as text</summary><pre>{html.escape(str(self))}</pre></details>"
@@ -67,7 +81,9 @@ class Inline:
 def debug(out: Tensor, gradient: Any = None, names: Mapping[str, Tensor] | None = None) -> Debugger:
     """Step through the computation of `out`, usually a loss, backward and forward.
 
-    Nothing is changed: no ``.grad`` is written and nothing is freed, so that `Tensor.backward` can follow.
+    Nothing is changed: no ``.grad`` is written and nothing is freed, so that `Tensor.backward` can follow. What is
+    shown is of the moment of the call: values are computed and leaves copied then. Steps backward are made as the walk
+    reaches them, so finish it (``run()``) before an optimiser changes the weights or `Tensor.backward` frees the graph.
 
     Args:
         out: what to differentiate.

@@ -112,7 +112,7 @@ def graph(model_or_loss: Any, input_shape: Sequence[Any] | None = None, depth: i
             single box. None for all.
 
     Returns:
-        The drawing. Where the model refuses the shapes (a ValueError or TypeError in its forward pass), it ends with
+        The drawing. Where the model refuses the shapes (a ValueError, TypeError or IndexError), it ends with
         a box that says so, and the exception is its `error`.
 
     Raises:
@@ -161,7 +161,7 @@ def _of_model(model: Any, shapes: list[tuple[int, ...]], depth: int | None) -> G
     try:
         with dry_run(), observe(listing):
             model(*inputs)
-    except (ValueError, TypeError) as problem:
+    except (ValueError, TypeError, IndexError) as problem:
         error = problem
     title = str(getattr(model, "architecture", None) or getattr(model, "__name__", type(model).__name__))
     nodes = listing.nodes

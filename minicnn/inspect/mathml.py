@@ -16,7 +16,7 @@ TOKEN = re.compile(
     r"""(?P<space>\s+)
       | (?P<number>\d+(?:\.\d+)?°?)
       | (?P<name>running\ (?:mean|std)|(?:log|max|min|tanh|sign|softmax|mean|std|lo|hi)(?![A-Za-z]))
-      | (?P<partial>∂[^\W\d_])
+      | (?P<partial>∂[^\W\d_]\w*)
       | (?P<word>[A-Za-z]*'s|[A-Za-z]{2,})
       | (?P<power>[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿᵀᵝʸˣ]+|\^\w+)
       | (?P<letter>(?!Σ)[^\W\d_]\u0302?)
@@ -91,7 +91,7 @@ def _piece(kind: str, text: str, apart: bool, tokens: list[tuple[str, str, bool]
     if kind == "name":
         return Piece(f'<mi mathvariant="normal">{shown}</mi>', "atom", apart)
     if kind == "partial":
-        below = f"<mrow><mo>∂</mo><mi>{text[1]}</mi></mrow>"
+        below = f"<mrow><mo>∂</mo><mi>{html.escape(text[1:])}</mi></mrow>"
         return Piece(f"<mfrac><mrow><mo>∂</mo><mi>L</mi></mrow>{below}</mfrac>", "atom", apart)
     if kind == "word":
         return Piece(f"<mtext>{shown}</mtext>", "text", apart)

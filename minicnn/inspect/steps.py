@@ -11,7 +11,7 @@ import numpy as np
 
 from .. import backend
 from ..backend import Array
-from ..engine import Node, Op
+from ..engine import Node, Op, Tensor
 from . import table
 from .explain import Explanation, argument_names, explain
 from .picture import heat_map
@@ -30,12 +30,16 @@ class Input:
         value: the array.
         source: where it came from: an operation (``"tanh in tanh1"``) or a leaf (``"conv1.weight"``).
         needs_gradient: whether backward computes a gradient for it.
+        made_by: the number of the forward step that made it; None for a leaf.
+        is_parameter: whether it is a `Parameter`, which a module trains.
     """
 
     name: str
     value: Array
     source: str
     needs_gradient: bool
+    made_by: int | None
+    is_parameter: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +69,7 @@ class Moment:
         node: the operation that was carried out.
         inputs: an `Input` each, those left out left out.
         output: the forward value.
+        kept: what forward kept for backward: names of inputs, ``"output"``, and what arrays it made for that.
     """
 
     index: int
@@ -72,6 +77,7 @@ class Moment:
     node: Node
     inputs: tuple[Input, ...]
     output: Array
+    kept: tuple[str, ...]
 
     @property
     def op(self) -> Op:
@@ -102,18 +108,8 @@ class Moment:
 
     @property
     def saved(self) -> tuple[str, ...]:
-        """What forward kept for backward: names of inputs, ``"output"``, and what arrays it made for that."""
-        if self.node.freed:
-            return ()
-        roles = dict(zip(("input", "other", "third"), argument_names(self.node), strict=False))
-        keeps = {roles.get(role, role) for role in KEEPS.get(self.op.name, ())}
-        named = [*((i.name, i.value) for i in self.inputs), ("output", self.output)]
-        known = [(name, value) for name, value in named if name in keeps or self.op.name not in KEEPS]
-        kept = []
-        for array in _arrays(self.node.saved):
-            same = (name for name, value in known if _equal(array, value))
-            kept.append(next(same, None) or f"{table.dimensions(array.shape)}{OWN}")
-        return tuple(dict.fromkeys(kept))
+        """What is still `kept`: nothing after a backward pass that freed the graph."""
+        return () if self.node.freed else self.kept
 
     @property
     def settings(self) -> str:
@@ -222,6 +218,22 @@ class BackwardStep(Moment):
         return [*super()._parts(), ("grad", "g", "the gradient that arrived", self.grad_output), *passed]
 
 
+def kept_by(node: Node, inputs: Sequence[Input], output: Array) -> tuple[str, ...]:
+    """What `node`, which no backward pass has freed, keeps for backward, as `Moment.kept` has it."""
+    names = argument_names(node)
+    roles = dict(zip(("input", "other", "third"), names, strict=False))
+    keeps = {roles.get(role, role) for role in KEEPS.get(node.op.name, ())}
+    values = [*((i.name, i.value) for i in inputs), ("output", output)]
+    known = [(name, value) for name, value in values if name in keeps or node.op.name not in KEEPS]
+    leaves = dict(zip(names, node.inputs, strict=True))
+    kept: list[str] = []
+    for array in _arrays(node.saved):
+        found = [name for name, leaf in leaves.items() if isinstance(leaf, Tensor) and leaf.data is array]
+        found = found or [name for name, value in known if same(array, value)]
+        kept += found or [f"{table.dimensions(array.shape)}{OWN}"]
+    return tuple(dict.fromkeys(kept))
+
+
 def _named(kind: str, name: str, things: Sequence[Input] | Sequence[Gradient], step: Moment) -> Array:
     found = {thing.name: thing.value for thing in things}
     if name not in found:
@@ -237,8 +249,11 @@ def _arrays(saved: Any) -> Iterator[Array]:
             yield from _arrays(part)
 
 
-def _equal(a: Array, b: Array) -> bool:
-    return a is b or (a.shape == b.shape and a.dtype == b.dtype and bool((a == b).all()))
+def same(a: Array, b: Array) -> bool:
+    """Whether two arrays hold the same numbers; NaN is the same as NaN."""
+    if a is b:
+        return True
+    return a.shape == b.shape and a.dtype == b.dtype and bool(((a == b) | ((a != a) & (b != b))).all())
 
 
 def _setting(value: Any) -> str:

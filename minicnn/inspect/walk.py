@@ -5,15 +5,19 @@ from __future__ import annotations
 import difflib
 import html
 import math
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar, overload
 
+import numpy as np
+
+from .. import backend
 from ..backend import Array
-from ..engine import Node, Step, Tensor, backward_steps, recompute
+from ..engine import Node, Parameter, Step, Tensor, backward_steps, recompute
 from ..nn import Module
 from .explain import argument_names
-from .statistics import statistics
-from .steps import BackwardStep, ForwardStep, Gradient, Input, Moment
+from .statistics import in_words, statistics
+from .steps import BackwardStep, ForwardStep, Gradient, Input, Moment, kept_by, same
 
 BARS = " ▁▂▃▄▅▆▇█"
 
@@ -33,6 +37,7 @@ class Walk(Generic[S]):
         self._coming: Iterator[S] = steps
         self._count = count
         self._made: list[S] = []
+        self._failure: Exception | None = None  # what ended the making of steps before its time
         self.position = -1
 
     def __len__(self) -> int:
@@ -49,7 +54,13 @@ class Walk(Generic[S]):
         if not 0 <= place < len(self):
             raise IndexError(f"step {index}: the walk has {len(self)} steps, 0 to {len(self) - 1}")
         while len(self._made) <= place:
-            self._made.append(next(self._coming))
+            if self._failure is not None:
+                raise self._failure
+            try:
+                self._made.append(next(self._coming))
+            except Exception as error:  # a wrong backward pass, say: the steps before it stay
+                self._failure = error
+                raise
         return self._made[place]
 
     def __iter__(self) -> Iterator[S]:
@@ -64,8 +75,9 @@ class Walk(Generic[S]):
         """Go one step on and return it; None, and no move, at the last."""
         if self.position + 1 == len(self):
             return None
-        self.position += 1
-        return self.current
+        step = self[self.position + 1]
+        self.position = step.index
+        return step
 
     def back(self) -> S | None:
         """Go one step back and return it; None at the first, where the walk begins anew."""
@@ -82,8 +94,12 @@ class Walk(Generic[S]):
         Raises:
             IndexError, ValueError: there is none; the message has the names that are nearest.
         """
-        if isinstance(where, int):
-            step = self[where]
+        if not len(self):
+            raise ValueError("goto: this walk has no steps, because no operation made what it is of")
+        if hasattr(where, "__index__"):  # an int, NumPy's too
+            step = self[operator.index(where)]
+        elif not isinstance(where, str):
+            raise TypeError(f"goto: {where!r} is neither a step's number nor the name of a layer or an operation")
         else:
             found = next((i for i, s in enumerate(self) if _is_at(s, where)), None)
             if found is None:
@@ -107,7 +123,9 @@ class Walk(Generic[S]):
 
     def __str__(self) -> str:
         lines = [f"{'▶' if i == self.position else ' '} {line}" for i, line in enumerate(self._lines())]
-        if left := len(self) - len(self._made):
+        if self._failure is not None:
+            lines.append(f"  ✗ {self._failure}")
+        elif left := len(self) - len(self._made):
             lines.append(f"  … {left} more steps")
         return "\n".join(lines)
 
@@ -139,40 +157,58 @@ class BackwardWalk(Walk[BackwardStep]):
     def __init__(self, out: Tensor, gradient: Any = None, names: Mapping[str, Tensor] | None = None):
         self.out = out
         self._values: dict[Node, Array] = {}
+        self._leaves: dict[Tensor, Array] = {}  # copies: an optimiser may write into the leaves
         self._names = _Names(names or {})
         steps = backward_steps(out, gradient)  # says what is wrong with its arguments
         nodes = reachable(out.node) if out.node is not None else []
-        super().__init__(self._backward(steps, len(nodes)), len(nodes))
-        self.forward: Walk[ForwardStep] = Walk(self._forward(nodes), len(nodes))
+        forward = list(self._forward(nodes))
+        if forward and not _about_equal(forward[-1].output, out.data):
+            raise RuntimeError(
+                f"debug: {forward[-1].label} was {in_words(out.data)}, and computed again it is "
+                f"{in_words(forward[-1].output)}, because something it was made from has changed since. Call debug "
+                "before the optimiser's step, or run the forward pass inside minicnn.inspect.record()"
+            )
+        super().__init__(self._backward(steps, {step.node: step for step in forward}), len(nodes))
+        self.forward: Walk[ForwardStep] = Walk(iter(forward), len(nodes))
 
     def _forward(self, nodes: Sequence[Node]) -> Iterator[ForwardStep]:
-        for index, node in enumerate(nodes):
-            yield ForwardStep(index, len(nodes), node, self._inputs(node), recompute(node, self._values))
+        numbers = {node: index for index, node in enumerate(nodes)}
+        for node, index in numbers.items():
+            inputs = []
+            for i, (name, source) in enumerate(zip(argument_names(node), node.inputs, strict=True)):
+                if source is None:
+                    continue
+                if isinstance(source, Node):
+                    value, made_by = recompute(source, self._values), numbers[source]
+                else:
+                    value, made_by = self._leaves.setdefault(source, source.data.copy()), None
+                is_parameter = isinstance(source, Parameter)
+                inputs.append(Input(name, value, self._names.of(node, i), node.needs[i], made_by, is_parameter))
+            output = recompute(node, self._values)
+            yield ForwardStep(index, len(nodes), node, tuple(inputs), output, kept_by(node, inputs, output))
 
-    def _backward(self, steps: Iterator[Step], count: int) -> Iterator[BackwardStep]:
+    def _backward(self, steps: Iterator[Step], forward: Mapping[Node, ForwardStep]) -> Iterator[BackwardStep]:
         arrived: set[Node | Tensor] = set()
         for index, step in enumerate(steps):
             node, gradients = step.node, []
             for i, (name, grad) in enumerate(zip(argument_names(node), step.grad_inputs, strict=True)):
                 source = node.inputs[i]
+                if isinstance(source, Tensor) and not same(source.data, self._leaves[source]):
+                    raise RuntimeError(
+                        f"debug: {self._names.of(node, i)} has changed since debug() was called, so what is left would "
+                        "be wrong. Finish the walk, with run(), before the optimiser's step"
+                    )
                 if grad is None or source is None:
                     continue
                 added = source in arrived or (isinstance(source, Tensor) and source.grad is not None)
                 arrived.add(source)
                 to = self._names.of(node, i)
                 gradients.append(Gradient(name, grad, to if isinstance(source, Node) else f"{to}.grad", added))
+            there = forward[node]
             yield BackwardStep(
-                index, count, node, self._inputs(node), recompute(node, self._values),
-                step.grad_output, step.grad_inputs, tuple(gradients),
+                index, len(forward), node, there.inputs, there.output, there.kept, step.grad_output, step.grad_inputs,
+                tuple(gradients),
             )  # fmt: skip
-
-    def _inputs(self, node: Node) -> tuple[Input, ...]:
-        inputs = []
-        for i, (name, source) in enumerate(zip(argument_names(node), node.inputs, strict=True)):
-            if source is not None:
-                value = recompute(source, self._values) if isinstance(source, Node) else source.data
-                inputs.append(Input(name, value, self._names.of(node, i), node.needs[i]))
-        return tuple(inputs)
 
 
 def reachable(root: Node) -> list[Node]:
@@ -223,6 +259,12 @@ class _Names:
         if source is not None and source.size == 1 and not source.requires_grad:
             return "a constant"
         return "input"
+
+
+def _about_equal(a: Array, b: Array) -> bool:
+    """Up to rounding: without threadpoolctl a BLAS with threads of its own may not give the same bits twice."""
+    tolerance = 64 * float(np.finfo(a.dtype).eps)
+    return np.allclose(backend.to_host(a), backend.to_host(b), rtol=tolerance, atol=tolerance, equal_nan=True)
 
 
 def _is_at(step: Moment, where: str) -> bool:

@@ -100,6 +100,14 @@ def test_a_bad_gradient_that_is_given():
             y.backward(np.array([np.inf, 1.0], np.float32))
 
 
+def test_a_bad_gradient_that_is_given_to_an_operation_that_stops_it():
+    """A shut ReLU hands none of it on."""
+    with minicnn.detect_anomaly():
+        y = F.relu(leaf(-1.0, 2.0))
+        with pytest.raises(AnomalyError, match=r"^relu: the gradient that arrived holds 1 infinite"):
+            y.backward(np.array([np.inf, 1.0], np.float32))
+
+
 def test_gradients_whose_sum_overflows():
     x = leaf(1.0)
     with minicnn.detect_anomaly():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import minicnn
-from minicnn import Op, Tensor, backward_steps, engine, models, nn
+from minicnn import Op, Tensor, backward_steps, engine, models, nn, optim
 from minicnn import functional as F
 from minicnn.inspect import debug
 from minicnn.models.googlenet import googlenet_loss
@@ -134,7 +134,81 @@ def test_a_recording_outlives_changed_weights(rng):
     plain = (x * x).exp()
     x.data[:] = 1
     assert debug(recorded).forward[1].output == pytest.approx(np.exp(4), rel=1e-6)
-    assert debug(plain).forward[1].output == pytest.approx(np.exp(1), rel=1e-6)
+    with pytest.raises(RuntimeError, match=r"exp was \[54.5981\] float32, and computed again it is \[2.71828\]"):
+        debug(plain)
+
+
+def test_a_walk_keeps_the_weights_of_its_moment(rng):
+    """Through steps of training that write into the weights in place."""
+    minicnn.manual_seed(1)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+    optimizer = optim.SGD(model.parameters(), lr=0.5)
+    x, y = rng.random((5, 3), dtype=np.float32), np.array([0, 1, 0, 1, 1])
+    walks, weights = [], []
+    for _ in range(3):
+        loss = F.cross_entropy(model(x), y)
+        walk = debug(loss)
+        walk.run()
+        walks.append(walk)
+        weights.append(model[0].weight.data.copy())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert not np.array_equal(weights[0], weights[2])
+    for walk, weight in zip(walks, weights, strict=True):
+        step = walk.goto("0")
+        np.testing.assert_array_equal(step.input("weight"), weight)
+        assert step.explain("weight", (1, 2)).total == pytest.approx(step.gradient("weight")[1, 2], rel=1e-4)
+        assert "weight, kept" not in str(step) and walk.forward.goto("0").output.shape == (5, 4)
+
+
+def test_weights_that_change_during_a_walk_end_it(rng):
+    model, loss = lenet_loss(rng)
+    walk = debug(loss)
+    walk.goto("fc2")
+    before = walk.current.gradient("weight").copy()
+    model.fc1.weight.data += 1
+    with pytest.raises(RuntimeError, match="fc1.weight has changed since debug.. was called"):
+        walk.run()
+    assert walk.current.path == "fc2" and same_bits(walk.current.gradient("weight"), before)
+
+
+# ------------------------------------------------------------------------------------- what ends it before its time
+
+WRONG = Op("wrong", lambda a: (a * 2, None), lambda grad_output, saved, needs: (grad_output.sum(),))
+
+
+def test_a_wrong_backward_pass_leaves_the_steps_before_it(rng):
+    x = Tensor(rng.normal(size=3), requires_grad=True)
+    walk = debug((minicnn.apply(WRONG, x * 2) ** 2).sum())
+    assert [walk.next().op.name, walk.next().op.name] == ["sum", "pow"]
+    for move in (walk.next, walk.run, lambda: walk.goto("mul"), lambda: list(walk), lambda: walk.until(bool)):
+        with pytest.raises(RuntimeError, match=r"backward of wrong returned a gradient of shape \(\)"):
+            walk.position = 1
+            move()
+        assert walk.position == 1 and walk.current.op.name == "pow" and walk.back().op.name == "sum"
+    assert [s.op.name for s in walk.forward] == ["mul", "wrong", "pow", "sum"]
+    assert str(walk).splitlines()[-1].startswith("  ✗ backward of wrong returned") and "more steps" not in str(walk)
+
+
+def test_a_backward_pass_in_the_middle_of_a_walk(rng):
+    _, loss = lenet_loss(rng)
+    walk = debug(loss)
+    walk.goto("fc3")
+    loss.backward()
+    with pytest.raises(RuntimeError, match="used up by an earlier backward"):
+        walk.next()
+    assert walk.current.path == "fc3" and walk.forward.goto("conv1").inputs[1].source == "conv1.weight"
+
+
+def test_a_finished_walk_outlives_the_graph(rng, tmp_path):
+    _, loss = lenet_loss(rng)
+    walk = debug(loss)
+    walk.run()
+    loss.backward()
+    assert walk.goto("conv1").explain("bias", (0,)).value and "conv2d in conv1" in str(walk.forward.run() and walk)
+    walk.save(tmp_path / "walk.html")
+    assert walk._repr_html_().startswith("<iframe")
 
 
 # ------------------------------------------------------------------------------------------------- walking
@@ -165,6 +239,9 @@ def test_goto(walk):
     with pytest.raises(IndexError, match="the walk has 13 steps, 0 to 12"):
         walk.goto(13)
     assert walk.position == 12  # where it was
+    assert walk.goto(np.int64(3)).index == 3 and walk.goto(np.argmin([s.grad_norm for s in walk])).index == 12
+    with pytest.raises(TypeError, match="None is neither a step's number nor the name"):
+        walk.goto(None)
 
 
 def test_goto_a_module_finds_the_layers_inside(rng):
@@ -239,6 +316,12 @@ def test_saved(rng):
     assert walk.goto("block").saved == ("input", "weight")
     assert walk.goto("relu").saved == ("output",)
     assert walk.goto("add").saved == ()
+    x = Tensor([np.nan, 1.0], requires_grad=True)
+    assert debug(F.tanh(x), np.ones(2)).next().saved == ("output",)
+    square = debug(x * x, np.ones(2)).next()
+    assert square.saved == ("input", "other")
+    hidden = x.exp()
+    assert debug(hidden * hidden, np.ones(2)).next().saved == ("input", "other")
     assert walk.goto("norm").saved == ("4 made for it", "3×4×6×6 made for it", "weight")
 
 
@@ -353,6 +436,8 @@ def test_explain_what_is_not_there(walk):
 # --------------------------------------------------------------------------------------------------- errors
 
 def test_what_cannot_be_debugged(rng):
+    with pytest.raises(TypeError, match="debug: got float, and steps through what made a Tensor"):
+        debug(5.0)
     x = Tensor([1.0], requires_grad=True)
     with pytest.raises(RuntimeError, match="does not require a gradient"):
         debug(Tensor([1.0]) * 2)
@@ -369,3 +454,6 @@ def test_what_cannot_be_debugged(rng):
 def test_a_leaf_has_no_steps():
     walk = debug(Tensor([1.0], requires_grad=True))
     assert len(walk) == 0 and walk.next() is None and list(walk.forward) == [] and str(walk) == ""
+    for move in (walk.run, lambda: walk.goto(0)):
+        with pytest.raises(ValueError, match="this walk has no steps"):
+            move()

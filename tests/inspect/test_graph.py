@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minicnn import Parameter, Tensor, models, nn, no_grad
+from minicnn import Op, Parameter, Tensor, apply, models, nn, no_grad
 from minicnn import functional as F
 from minicnn.engine import dry_run
 from minicnn.inspect import Graph, graph, trace
@@ -473,6 +473,31 @@ def test_a_network_applied_to_its_own_output_is_two_groups():
     check(drawn)
     assert [g.kind for g in groups(drawn)] == ["Net"] * 2
     assert [len(g.items) for g in groups(drawn)] == [3, 3]
+
+
+def test_an_operation_of_ones_own_needs_no_shape_function():
+    half = Op("half", lambda x: (x[:, ::2], x.shape), lambda g, shape, needs: (g.repeat(2, axis=1),))
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(3, 2)
+
+        def forward(self, x):
+            return self.fc(apply(half, x))
+
+    drawn = graph(Net(), (1, 6))
+    check(drawn)
+    assert [(item.label, item.detail) for item in operations(drawn)] == [("half", "3"), ("Linear", "2")]
+
+
+def test_an_index_beyond_the_end_ends_the_drawing():
+    class Net(nn.Module):
+        def forward(self, x):
+            return F.relu(x)[:, 9]
+
+    drawn = graph(Net(), (1, 6))
+    assert isinstance(drawn.error, IndexError) and [item.label for item in operations(drawn)] == ["relu"]
 
 
 def test_a_failure_in_the_second_call_of_a_module():

@@ -49,6 +49,7 @@ def test_every_operation_has_a_formula_with_its_gradients(op):
         ("y = −g·a / b²", ["y=−{g·a/b^{2}}"]),
         ("y = (a + b) / c", ["y={a+b/c}"]),
         ("y = |x|", ["y=|x|"]),
+        ("∂weight = g,  ∂b = g", ["{∂L/∂weight}=g", "{∂L/∂b}=g"]),
         ("x with a border", ["xwithaborder"]),
     ],
 )

@@ -1,11 +1,13 @@
 """The page as it is written: what is in it, how large it is, what is cut, and that no name in it can do harm."""
 
 import base64
+import gc
 import hashlib
 import html
 import json
 import re
 import time
+import weakref
 from html.parser import HTMLParser
 
 import numpy as np
@@ -220,8 +222,9 @@ def test_the_file_has_the_size_that_it_may_have_and_uses_it(tmp_path, megabytes)
     limit = int(re.search(r"at most ([\d,]+) entries", data["rule"])[1].replace(",", ""))
     assert len(text.encode()) <= megabytes * 1e6
     room = megabytes * 1e6 - len(text.encode())
-    larger = sum(np.prod(e["shape"]) > limit for e in data["arrays"])
-    assert room < 100 * max(larger, 1) * 6  # the next limit would cost a few letters for every array that is cut
+    sizes = [sum(np.prod(kept_shape(tuple(e["shape"]), n)) for e in data["arrays"]) for n in (limit, limit + 1)]
+    next_one = (sizes[1] - sizes[0]) * 4 * 4 / 3  # letters, of four bytes a number, and some in which rules differ
+    assert room < next_one + 8 * len(data["arrays"])
     for entry in data["arrays"]:
         kept = tuple(entry.get("kept", entry["shape"]))
         assert kept == kept_shape(tuple(entry["shape"]), limit)
@@ -238,15 +241,24 @@ def test_what_is_cut_is_the_corner(tmp_path):
 
 
 def test_of_a_batch_the_first_image_is_kept_and_parameters_are_not_taken_for_a_batch(tmp_path, rng):
-    images = rng.random((20, 1, 28, 28), dtype=np.float32)
-    walk = debug(functional.cross_entropy(lenet5()(images), np.zeros(20, dtype=int)))
+    images = rng.random((16, 1, 28, 28), dtype=np.float32)  # as many as conv2 has filters
+    walk = debug(functional.cross_entropy(lenet5()(images), np.zeros(16, dtype=int)))
     data = data_of(written(walk, tmp_path, megabytes=1.2))
-    assert "of the batch of 20 the first image" in data["rule"]
+    assert "of the batch of 16 the first image" in data["rule"]
     assert data["arrays"][data["operations"][0]["output"]]["kept"] == [1, 6, 28, 28]
     weight = next(i for i in data["operations"][3]["inputs"] if i["name"] == "weight")
-    assert "kept" not in data["arrays"][weight["array"]]
+    made = next(g for b in data["backward"] for g in b["gradients"] if g["to"] == "conv2.weight.grad")
+    for array in (weight["array"], made["array"]):
+        assert data["arrays"][array]["shape"] == [16, 6, 5, 5] and "kept" not in data["arrays"][array]
     data = data_of(written(walk, tmp_path, megabytes=20))
     assert data["rule"].startswith("Nothing is cut")
+
+
+def test_a_parameter_that_is_used_first_is_not_taken_for_the_images(tmp_path, rng):
+    weight = nn.Parameter(rng.random((300, 400), dtype=np.float32))
+    images = rng.random((4, 400), dtype=np.float32)
+    walk = debug(functional.linear(images, weight * weight).sum())
+    assert "of the batch of 4 the first image" in data_of(written(walk, tmp_path, megabytes=0.5))["rule"]
 
 
 def test_resnet18_at_64_pixels(tmp_path, rng):
@@ -341,6 +353,61 @@ def test_saving_changes_nothing(tmp_path):
     assert all(p.grad is None for p in model.parameters())
     loss.backward()
     assert all(p.grad is not None for p in model.parameters())
+
+
+def test_a_page_after_backward_is_the_page_before_it(tmp_path):
+    image, label = digit()
+    model = lenet5()
+    loss = functional.cross_entropy(model(image), label)
+    walk = debug(loss)
+    before = written(walk, tmp_path)
+    loss.backward()
+    for parameter in model.parameters():
+        parameter.data += 1
+    assert written(walk, tmp_path) == before
+
+
+def test_what_is_shown_is_not_kept_alive_by_the_steps():
+    """A step knows its inputs' makers by number: one that is kept does not keep the graph behind it."""
+    x = Tensor(np.ones((2, 3), dtype="float32"), requires_grad=True)
+    hidden = x * 2.0
+    maker = weakref.ref(hidden.node)
+    loss = hidden.exp().sum()
+    walk = debug(loss)
+    step = walk.goto("exp")
+    walk.run()
+    assert step.inputs[0].made_by == 0 and walk.forward[0].inputs[0].made_by is None
+    loss.backward()
+    del walk, hidden, loss
+    gc.collect()
+    assert maker() is None and step.inputs[0].value[0, 0] == 2
+
+
+def test_parameters_are_told_from_values(tmp_path):
+    data = data_of(written(lenet(), tmp_path))
+    for operation in data["operations"]:
+        for given_ in operation["inputs"]:
+            assert given_["isParameter"] == (given_["name"] in ("weight", "bias"))
+    for step in data["backward"]:
+        for made in step["gradients"]:
+            assert made["isParameter"] == made["to"].endswith(".grad")
+
+
+@pytest.mark.parametrize("megabytes", [float("nan"), 0, -1.5, -float("inf")])
+def test_a_size_that_is_none(tmp_path, megabytes):
+    walk = lenet()
+    message = f"megabytes={megabytes:g}, and the size of a page must be more than 0 MB: give a positive number, or math"
+    for write in (lambda: walk.save(tmp_path / "step.html", megabytes), lambda: page.inline(walk, megabytes)):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            write()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_page_without_a_limit(tmp_path, rng):
+    walk = debug((Tensor(rng.random((1500, 1000), dtype="float32"), requires_grad=True) * 2.0).sum())
+    text = written(walk, tmp_path, megabytes=float("inf"))
+    assert len(text) > 16e6 and data_of(text)["rule"].startswith("Nothing is cut")
+    assert "are cut" in data_of(written(walk, tmp_path))["rule"]
 
 
 def test_errors(tmp_path):

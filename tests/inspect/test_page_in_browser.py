@@ -549,7 +549,7 @@ def test_every_account_adds_up_to_what_the_engine_has(browser, shared, which):
               const account = panel.accountFor(map, index);
               if (account) accounts.push([account.total, map.stored.at(index), account.absent]);
             }
-            if (accounts.length) found.push([steps[i].operation.op, map.name, map.stored.bound, accounts]);
+            if (accounts.length) found.push([steps[i].operation.op, map.name, map.stored.extent, accounts]);
           }
         }
         return found;""")
@@ -596,7 +596,7 @@ def test_a_loss_with_class_weights_and_one_for_each_item(browser, shared, rng):
     walk = debug(losses, rng.standard_normal(3).astype("float32"))
     walk.save(shared.folder / "weighted.html")
     browser.open(shared.folder / "weighted.html", "#backward-1")
-    assert "p Σt − t" in browser.text(".scores thead") and "item 2" in browser.text(".scores")
+    assert "p Σy − y" in browser.text(".scores thead") and "item 2" in browser.text(".scores")
     rows = browser.js(
         "return [...document.querySelectorAll('.scores tbody tr')].map((r) => [...r.cells].map((c) => c.innerText))"
     )
@@ -635,29 +635,86 @@ def test_one_entry_in_words(browser, lenet):
     assert f"The network has {float(step.grad_inputs[1][index]):.9g}" in shown and "and 95 more" in shown
 
 
+def bounds(browser):
+    """The end of each array's colour scale, as its legend has it."""
+    cards = [figure.get_attribute("data-name") for figure in browser.all("figure.card")]
+    return {name: float(number(browser.text(f"{browser.card(name)} .legend span:last-child"))) for name in cards}
+
+
+def largest(*arrays):
+    """Of all their entries, as a legend rounds it."""
+    return float(f"{max(float(np.abs(array).max()) for array in arrays):.3g}")
+
+
+def expected_bounds(step, scale):
+    """Of a backward step's arrays, from what NumPy has."""
+    parameters = {"weight", "bias"}
+    values = {i.name: i.value for i in step.inputs} | {"output": step.output}
+    gradients = {f"∂{g.name}": g.value for g in step.gradients} | {"g": step.grad_output}
+    found = {}
+    for alike in (values, gradients):
+        shared = [x for name, x in alike.items() if name.removeprefix("∂") not in parameters and x.size > 1]
+        for name, x in alike.items():
+            own = scale == "own" or x.size == 1 or name.removeprefix("∂") in parameters
+            together = [*values.values(), *gradients.values()] if scale == "step" else [x] if own else shared
+            found[name] = largest(*together)
+    return found
+
+
 def test_colour_scales(browser, lenet):
+    names = [step.label for step in lenet]
+    for label in ("conv2d in conv2", "tanh in tanh1", "cross_entropy"):
+        step = lenet[names.index(label)]
+        browser.go("backward", step.index + 1)
+        for scale in ("own", "step", "kinds"):
+            browser.click(f".scale input[value={scale}]")
+            assert bounds(browser) == pytest.approx(expected_bounds(step, scale), rel=1e-6), (label, scale)
+    step = lenet[names.index("conv2d in conv2")]
+    kinds = expected_bounds(step, "kinds")
+    assert kinds["input"] == kinds["output"] and kinds["g"] == kinds["∂input"]
+    assert len({kinds[name] for name in ("input", "g", "weight", "bias", "∂weight", "∂bias")}) == 6
+
+
+def test_the_colour_scale_is_chosen_with_keys_and_stays(browser, lenet):
     browser.go("backward", 10)
     step = lenet[9]
 
-    def bounds():
-        cards = [figure.get_attribute("data-name") for figure in browser.all("figure.card")]
-        return {name: float(number(browser.text(f"{browser.card(name)} .legend span:last-child"))) for name in cards}
+    def chosen():
+        return [box.get_attribute("value") for box in browser.all(".scale input") if box.is_selected()]
 
-    own = bounds()
-    assert own["g"] == pytest.approx(np.abs(step.grad_output).max(), rel=0.01)
-    assert own["output"] == pytest.approx(np.abs(step.output).max(), rel=0.01)
-    browser.click(".scale label:last-of-type input")
-    assert set(bounds().values()) == {max(own.values())}
-    # The pixel of an entry has the colour that the notebook gives it.
-    browser.click(".scale label input")
-    index = np.unravel_index(step.output.argmin(), step.output.shape)
+    assert chosen() == ["kinds"] and bounds(browser) == pytest.approx(expected_bounds(step, "kinds"), rel=1e-6)
+    browser.js("document.querySelector('.other').focus()")
+    browser.press(browser.keys.TAB)
+    right, left = browser.keys.ARROW_RIGHT, browser.keys.ARROW_LEFT
+    for key, scale in ((right, "own"), (right, "step"), (right, "kinds"), (left, "step")):
+        browser.press(key)
+        assert chosen() == [scale] and browser.position == "backward step 10"
+        assert bounds(browser) == pytest.approx(expected_bounds(step, scale), rel=1e-6)
+    browser.go("backward", 11)
+    assert chosen() == ["step"] and len(set(bounds(browser).values())) == 1
+
+
+def test_an_array_of_zeros_does_not_set_the_scale(browser, shared):
+    x = Tensor(np.full((2, 3), -1e-3, dtype="float32"), requires_grad=True)
+    debug((functional.relu(x) * 1.0).sum()).save(shared.folder / "zeros.html")
+    browser.open(shared.folder / "zeros.html")
+    assert bounds(browser) == {"input": 1e-3, "output": 1e-3}
+    browser.click(".scale input[value=own]")
+    assert bounds(browser) == {"input": 1e-3, "output": 1}
+
+
+def test_an_entry_has_the_colour_that_the_notebook_gives_it(browser, lenet):
+    browser.go("backward", 10)
+    browser.click(".scale input[value=own]")
+    output = lenet[9].output
+    index = np.unravel_index(output.argmin(), output.shape)
     pixel = browser.js(
         """const map = panel.maps.find((each) => each.name === "output");
         const [x, y, width, height] = map.square(map.stored.place(arguments[0]));
         return [...map.canvas.getContext("2d").getImageData(x + width / 2, y + height / 2, 1, 1).data];""",
         [int(i) for i in index],
     )
-    expected = colours(step.output[index], float(np.abs(step.output).max()))
+    expected = colours(output[index], float(np.abs(output).max()))
     np.testing.assert_allclose(pixel[:3], expected, atol=2)
 
 
@@ -804,6 +861,47 @@ def test_a_large_network_is_unfolded_where_the_step_is(browser, shared):
     assert len(visible_boxes(browser)) >= len(names)
     browser.click("#fold-all")
     assert len(visible_boxes(browser)) < 40
+
+
+def stale_lines(browser, change=""):
+    """Do something, and the lines that are not where they would be drawn anew."""
+    return browser.js(f"""
+        {change};
+        const drawn = () => [...document.querySelectorAll("#drawing path.line")].map((line) => line.getAttribute("d"));
+        const before = drawn();
+        network.connect();
+        const now = drawn();
+        return [before.filter((d) => !now.includes(d)), now.filter((d) => !before.includes(d))].flat();""")
+
+
+def test_lines_are_drawn_anew_when_something_moved_and_only_then(browser, shared):
+    first = "document.querySelector('#drawing path.line')"
+    browser.open(shared.folder / "small.html")
+    browser.frame()
+    browser.js(f"window.first = {first}; steps.forEach((_, i) => go(i))")  # all of a small network is unfolded always
+    browser.frame()
+    assert browser.js(f"return window.first === {first}") and stale_lines(browser) == []
+    browser.open(shared.folder / "googlenet.html")
+    names = [s.path for s in shared.googlenet.forward]
+    browser.frame()
+    browser.js(f"window.first = {first}")
+    place = names.index("inception3b.branch2.1.conv")
+    assert stale_lines(browser, f"go({place})") == [] and browser.js(f"return window.first !== {first}")
+    for button in ("#unfold-all", "#fold-all", ".fold", ".fold"):
+        assert stale_lines(browser, f"document.querySelector('{button}').click()") == []
+    sizes = []
+    for width in (1280, 840, 500):
+        browser.size(width)
+        browser.frame()
+        assert stale_lines(browser) == []
+        sizes.append(browser.js("return network.sizeOfSheet()"))
+    assert len(set(sizes)) == 3
+    browser.js("at('network').open = false")
+    browser.frame()
+    browser.js("network.foldAll(false)")
+    browser.js("at('network').open = true")  # what was unfolded while it was hidden
+    browser.frame()
+    assert len(browser.all("#drawing path.line")) >= len(names) and stale_lines(browser) == []
 
 
 def test_a_click_on_an_operation_goes_to_its_step(browser, lenet):

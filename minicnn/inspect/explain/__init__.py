@@ -49,7 +49,8 @@ def explain(
         grad_output: the gradient of `output`.
         grad_inputs: what the engine made of it, one an input, None where none was needed.
         argument: which input's gradient: its name (see `argument_names`) or its number.
-        index: of the entry: an int or a tuple of ints, negative ones counted from the end; () for a single number.
+        index: of the entry: an int, or a tuple or array of ints, negative ones counted from the end; () for a single
+            number.
 
     Returns:
         The entry's terms, their sum, and the engine's value. An operation without an entry in `EXPLANATIONS` (or one of
@@ -107,6 +108,7 @@ def _argument(node: Node, argument: int | str) -> tuple[int, str]:
 
 def _index(node: Node, argument: str, shape: tuple[int, ...], index: Any) -> tuple[int, ...]:
     """`index` as a tuple of ints, none of them negative."""
+    index = index.tolist() if isinstance(index, np.ndarray) else index
     parts = index if isinstance(index, tuple | list) else (index,)
     try:
         numbers = tuple(operator.index(part) for part in parts)

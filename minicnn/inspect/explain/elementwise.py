@@ -76,11 +76,12 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 
 
 def _relu_note(v) -> str:
-    return "the entry was positive: the gate is open" if v.x[0] > 0 else "the entry was not positive: the gate is shut"
+    shut = v.x[0] <= 0  # NaN passes
+    return "the entry was not positive: the gate is shut" if shut else "the entry was positive: the gate is open"
 
 
 def _side(v) -> str:
-    return "the entry was positive: the slope is 1" if v.x[0] > 0 else "the entry was not positive"
+    return "the entry was positive: the slope is 1" if not v.x[0] <= 0 else "the entry was not positive"
 
 
 def _abs_note(v) -> str:

@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from ...weights import replacing
-from ..walk import BackwardWalk
 from .arrays import Cut, Store
-from .content import content
+from .content import Shown, content
 
 __all__ = ["inline", "save"]
 
@@ -31,18 +30,19 @@ FOLDER = Path(__file__).parent
 HEIGHT = 900  # pixels, of the page in a notebook
 
 
-def save(debugger: BackwardWalk, path: str | os.PathLike[str], megabytes: float = 8, title: str | None = None) -> None:
+def save(debugger: Shown, path: str | os.PathLike[str], megabytes: float = 8, title: str | None = None) -> None:
     """Write the page to one HTML file, which takes its place when it is complete.
 
     Args:
         debugger: what to show; where it stands does not change.
         path: a name that ends in ``.html`` or ``.htm``.
-        megabytes: how large the file may be (1 MB is 1,000,000 bytes). Arrays are cut for it where they must be, and
-            the page says how.
+        megabytes: how large the file may be (1 MB is 1,000,000 bytes; `math.inf` for no limit). Arrays are cut for it
+            where they must be, and the page says how.
         title: the heading; the network's name by default.
 
     Raises:
-        ValueError: another ending; a size into which no page fits; no operation to step through.
+        ValueError: another ending; a size that is not positive, or into which no page fits; no operation to step
+            through.
         TypeError: complex numbers.
         OSError: the file cannot be written.
     """
@@ -53,7 +53,7 @@ def save(debugger: BackwardWalk, path: str | os.PathLike[str], megabytes: float 
         file.write(page.encode())
 
 
-def inline(debugger: BackwardWalk, megabytes: float = 1.0, height: int = HEIGHT, title: str | None = None) -> str:
+def inline(debugger: Shown, megabytes: float = 1.0, height: int = HEIGHT, title: str | None = None) -> str:
     """The page as an HTML element to put into another page: a notebook shows it, a saved one without a kernel too.
 
     Args:
@@ -62,7 +62,7 @@ def inline(debugger: BackwardWalk, megabytes: float = 1.0, height: int = HEIGHT,
         height: of the element, in pixels.
 
     Raises:
-        ValueError: no operation to step through.
+        ValueError: a size that is not positive; no operation to step through.
         TypeError: complex numbers.
     """
 
@@ -77,7 +77,7 @@ def inline(debugger: BackwardWalk, megabytes: float = 1.0, height: int = HEIGHT,
 
 
 def _fitted(
-    debugger: BackwardWalk,
+    debugger: Shown,
     megabytes: float,
     title: str | None,
     wrapped: Callable[[str], str],
@@ -88,7 +88,12 @@ def _fitted(
     Its size follows from the shapes: the page without numbers, and the length of the numbers in base64, in which no
     letter has to be escaped.
     """
-    room = int(megabytes * 1e6)
+    if not megabytes > 0:  # nor NaN
+        raise ValueError(
+            f"the page: megabytes={megabytes:g}, and the size of a page must be more than 0 MB: give a positive "
+            "number, or math.inf for no limit"
+        )
+    room = megabytes * 1e6
     store = Store()
     data = content(debugger, store, title)
 

@@ -57,10 +57,10 @@ class Stored {
     return index;
   }
 
-  // The largest of the absolute values that are finite, of the whole array: the end of its colour scale.
-  get bound() {
+  // The largest of the absolute values that are finite, of the whole array; 0 where there is none.
+  get extent() {
     const { minimum, maximum } = this.statistics;
-    return Math.max(Math.abs(minimum), Math.abs(maximum)) || 1;
+    return Math.max(Math.abs(minimum), Math.abs(maximum)) || 0;
   }
 
   // The index of the kept entry with the largest absolute value, which has most to show; null where none is kept.

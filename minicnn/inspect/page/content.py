@@ -5,22 +5,23 @@ from __future__ import annotations
 import heapq
 import math
 import re
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Protocol
 
 import numpy as np
 
 from ... import backend
 from ...backend import Array
-from ...engine import Node, Parameter, Tensor
+from ...engine import Node, Tensor
 from ...kernels.activation import softmax_forward
-from ..explain import Explanation, argument_names
-from ..graph import graph
+from ..explain import Explanation
+from ..graph import Graph
 from ..mathml import mathml
 from ..picture import NOT_A_NUMBER, colours
 from ..statistics import in_words
 from ..steps import BackwardStep, ForwardStep
 from ..svg import COLOURS as FAMILIES
-from ..walk import BackwardWalk
+from ..walk import Walk
 from .arrays import Store, number
 from .network import drawing
 
@@ -29,22 +30,32 @@ ITEMS = 4  # of a batch whose probabilities are written out
 TERMS = 5  # of a worked example that are written out
 
 
-def content(debugger: BackwardWalk, store: Store, title: str | None = None) -> dict[str, Any]:
+class Shown(Protocol):
+    """What a page shows: a `Debugger`, which imports this package, as far as it is needed here."""
+
+    out: Tensor
+    drawing: Graph | None
+    forward: Walk[ForwardStep]
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[BackwardStep]: ...
+
+
+def content(debugger: Shown, store: Store, title: str | None = None) -> dict[str, Any]:
     """Everything but the arrays, which are added to `store`, and the rule by which they are cut.
 
     Raises:
         ValueError: there is no operation to step through.
         TypeError: complex numbers.
     """
-    forward = list(debugger.forward)
-    if not forward:
+    forward, drawn = list(debugger.forward), debugger.drawing
+    if drawn is None:
         raise ValueError("the page: there is no operation to step through, because the tensor is a leaf: give a loss")
     number_of = {step.node: i for i, step in enumerate(forward)}
     network = _network(forward)
     store.batch = _batch(forward)
-    drawn = graph(debugger.out)
     formulas: dict[str, int] = {}
-    operations = [_operation(step, number_of, store, formulas) for step in forward]
+    operations = [_operation(step, store, formulas) for step in forward]
     backward = [_backward(step, number_of, store) for step in debugger]
     shades = colours(np.linspace(-1, 1, SHADES), 1.0).tolist()
     return {
@@ -79,31 +90,24 @@ def _network(steps: list[ForwardStep]) -> str:
 
 
 def _batch(steps: list[ForwardStep]) -> int:
-    """How many images went in: the length of the first input that is no parameter and has several axes."""
-    leaves = (source for step in steps for source in step.node.inputs if source is not None and _is_data(source))
-    return next((leaf.shape[0] for leaf in leaves if len(leaf.shape) > 1), 1)
+    """How many images went in: the length of the first leaf that is no parameter and has several axes."""
+    leaves = (given for step in steps for given in step.inputs if given.made_by is None and not given.is_parameter)
+    return next((leaf.value.shape[0] for leaf in leaves if leaf.value.ndim > 1), 1)
 
 
-def _is_data(source: Node | Tensor | None) -> bool:
-    """Whether it is an input of the network: neither an operation nor a parameter."""
-    return isinstance(source, Tensor) and not isinstance(source, Parameter)
-
-
-def _operation(step: ForwardStep, number_of: dict[Node, int], store: Store, formulas: dict[str, int]) -> dict[str, Any]:
+def _operation(step: ForwardStep, store: Store, formulas: dict[str, int]) -> dict[str, Any]:
     node = step.node
-    names = argument_names(node)
-    inputs = []
-    for given in step.inputs:
-        source = node.inputs[names.index(given.name)]
-        inputs.append(
-            {
-                "name": given.name,
-                "array": store.add(given.value, isinstance(source, Node) or _is_data(source)),
-                "source": given.source,
-                "from": number_of.get(source) if isinstance(source, Node) else None,
-                "saved": given.name in step.saved,
-            }
-        )
+    inputs = [
+        {
+            "name": given.name,
+            "array": store.add(given.value, batched=not given.is_parameter),
+            "isParameter": given.is_parameter,
+            "source": given.source,
+            "from": given.made_by,
+            "saved": given.name in step.kept,
+        }
+        for given in step.inputs
+    ]
     return {
         "op": node.op.name,
         "path": step.path,
@@ -113,7 +117,7 @@ def _operation(step: ForwardStep, number_of: dict[Node, int], store: Store, form
         "parameters": {name: value for name, value in node.params.items() if _is_plain(value)},
         "inputs": inputs,
         "output": store.add(step.output, batched=True),
-        "outputSaved": "output" in step.saved,
+        "outputSaved": "output" in step.kept,
         **({"scores": scores} if (scores := _scores(step, store)) else {}),
     }
 
@@ -125,20 +129,19 @@ def _is_plain(value: Any) -> bool:
 
 
 def _backward(step: BackwardStep, number_of: dict[Node, int], store: Store) -> dict[str, Any]:
-    names = argument_names(step.node)
-    gradients = []
-    for gradient in step.gradients:
-        source = step.node.inputs[names.index(gradient.name)]
-        gradients.append(
-            {
-                "name": gradient.name,
-                "array": store.add(gradient.value, isinstance(source, Node) or _is_data(source)),
-                "to": gradient.to,
-                "toOperation": number_of.get(source) if isinstance(source, Node) else None,
-                "added": gradient.added,
-                "example": _example(step, gradient.name, gradient.value),
-            }
-        )
+    given = {each.name: each for each in step.inputs}
+    gradients = [
+        {
+            "name": gradient.name,
+            "array": store.add(gradient.value, batched=not given[gradient.name].is_parameter),
+            "isParameter": given[gradient.name].is_parameter,
+            "to": gradient.to,
+            "toOperation": given[gradient.name].made_by,
+            "added": gradient.added,
+            "example": _example(step, gradient.name, gradient.value),
+        }
+        for gradient in step.gradients
+    ]
     return {
         "operation": number_of[step.node],
         "gradient": store.add(step.grad_output, batched=True),

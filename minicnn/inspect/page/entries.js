@@ -102,10 +102,7 @@ function account(given) {
   const { groups, plus = [], divisor = null } = parts;
   const sum = sumOf([...groups.map((each) => each.sum), ...plus.map((each) => each.value)]);
   const lastGrids = groups.map((each) => each.product || each.parts[0].grid);
-  const absent = lastGrids.reduce(
-    (n, grid) => n + grid.states.filter((state) => state === ABSENT).length,
-    parts.absent || 0,
-  );
+  const absent = lastGrids.reduce((n, grid) => n + grid.states.filter((state) => state === ABSENT).length, 0);
   return { how: "sum", total: divisor === null ? sum : sum / divisor, ...parts, plus, divisor, absent };
 }
 
@@ -149,6 +146,21 @@ function taken(stored, lead, y, x) {
   return y < 0 || x < 0 || y >= height || x >= width ? outside : stored.at([...lead, y, x]);
 }
 
+// The map at `lead` as a grid.
+function wholeMap(stored, lead) {
+  return gridOf(...stored.shape.slice(-2), (k, l) => stored.at([...lead, k, l]));
+}
+
+// A bias, which is added to what comes out: as `plus` and `regions` of an account. It is never cut before entry `o`,
+// because an array that has entries of its o-th channel on the page is larger.
+function biasAt(bias, o) {
+  if (!bias) return { plus: [], regions: {} };
+  return {
+    plus: [{ label: `bias[${o}]`, value: bias.at([o]) }],
+    regions: { bias: [{ lead: [], y: 0, x: o, h: 1, w: 1 }] },
+  };
+}
+
 const range = (n) => Array.from({ length: n }, (_, i) => i);
 
 const convolution = {
@@ -164,20 +176,14 @@ const convolution = {
           "input",
           gridOf(rows, columns, (k, l) => taken(input, [n, first + c], at(k, 0), at(l, 1))),
         ),
-        part(
-          "kernel",
-          "weight",
-          gridOf(rows, columns, (k, l) => weight.at([o, c, k, l])),
-        ),
+        part("kernel", "weight", wholeMap(weight, [o, c])),
       ),
     );
-    const plus = bias ? [{ label: `bias[${o}]`, value: bias.at([o]) }] : [];
-    const kept = plus.filter(({ value }) => value !== undefined);
+    const { plus, regions } = biasAt(bias, o);
     return account({
       groups,
       each: "channel",
-      plus: kept,
-      absent: plus.length - kept.length,
+      plus,
       sentence:
         `The window stands at row ${at(0, 0)}, column ${at(0, 1)} of the input` +
         (parameters.groups > 1 ? `; filter ${o} sees the channels ${first} to ${first + channels - 1}` : ""),
@@ -192,7 +198,7 @@ const convolution = {
           },
         ],
         weight: [{ lead: [o, null], y: 0, x: 0, h: rows, w: columns }],
-        ...(bias ? { bias: [{ lead: [], y: 0, x: o, h: 1, w: 1 }] } : {}),
+        ...regions,
       },
     });
   },
@@ -212,11 +218,7 @@ const convolution = {
           "input",
           gridOf(rows, columns, (i, j) => taken(input, [n, channel], top + i * down, left + j * right)),
         ),
-        part(
-          "gradient g",
-          "g",
-          gridOf(rows, columns, (i, j) => g.at([n, o, i, j])),
-        ),
+        part("gradient g", "g", wholeMap(g, [n, o])),
       ),
     );
     return account({
@@ -282,16 +284,7 @@ const convolution = {
 
   bias({ g }, parameters, [o]) {
     const [images, , rows, columns] = g.shape;
-    const groups = range(images).map((n) =>
-      added(
-        `image ${n}`,
-        part(
-          "gradient g",
-          "g",
-          gridOf(rows, columns, (i, j) => g.at([n, o, i, j])),
-        ),
-      ),
-    );
+    const groups = range(images).map((n) => added(`image ${n}`, part("gradient g", "g", wholeMap(g, [n, o]))));
     return account({
       groups,
       each: "image",
@@ -314,8 +307,7 @@ const fullyConnected = {
   output({ input, weight, bias }, parameters, index) {
     const [lead, o] = [index.slice(0, -1), index.at(-1)];
     const count = weight.shape.at(-1);
-    const plus = bias ? [{ label: `bias[${o}]`, value: bias.at([o]) }] : [];
-    const kept = plus.filter(({ value }) => value !== undefined);
+    const { plus, regions } = biasAt(bias, o);
     return account({
       groups: [
         multiplied(
@@ -333,41 +325,19 @@ const fullyConnected = {
         ),
       ],
       each: "row",
-      plus: kept,
-      absent: plus.length - kept.length,
+      plus,
       sentence: `All ${count} inputs, each times its weight in row ${o}`,
-      regions: {
-        weight: [{ lead: [], y: o, x: 0, h: 1, w: count }],
-        ...(bias ? { bias: [{ lead: [], y: 0, x: o, h: 1, w: 1 }] } : {}),
-      },
+      regions: { weight: [{ lead: [], y: o, x: 0, h: 1, w: count }], ...regions },
     });
   },
 
   weight({ input, g }, parameters, [o, i]) {
-    const leads = indices(
-      g.shape.slice(0, -1),
-      g.shape.slice(0, -1).map(() => null),
-    );
     return account({
-      groups: [
-        multiplied(
-          "",
-          part(
-            "gradient g",
-            "g",
-            linesOf(leads.length, (n) => g.at([...leads[n], o])),
-          ),
-          part(
-            "input",
-            "input",
-            linesOf(leads.length, (n) => input.at([...leads[n], i])),
-          ),
-        ),
-      ],
+      groups: [multiplied("", inAllRows("gradient g", "g", g, o), inAllRows("input", "input", input, i))],
       each: "row",
       sentence:
         `The weight leads from input ${i} to output ${o}: its gradient is their product` +
-        (leads.length > 1 ? ", summed over the batch" : ""),
+        (rowsOf(g).length > 1 ? ", summed over the batch" : ""),
       regions: { g: [vectorRegion(g, o)], input: [vectorRegion(input, i)] },
     });
   },
@@ -384,43 +354,44 @@ const fullyConnected = {
             "g",
             linesOf(count, (o) => g.at([...lead, o])),
           ),
-          part(
-            `column ${i} of the weight`,
-            "weight",
-            linesOf(count, (o) => weight.at([o, i])),
-          ),
+          inAllRows(`column ${i} of the weight`, "weight", weight, i),
         ),
       ],
       each: "row",
       sentence: `The entry went into all ${count} outputs; each gives back its gradient times the weight on the way`,
-      regions: { weight: [{ lead: [], y: 0, x: i, h: count, w: 1 }] },
+      regions: { weight: [vectorRegion(weight, i)] },
     });
   },
 
   bias({ g }, parameters, [o]) {
-    const leads = indices(
-      g.shape.slice(0, -1),
-      g.shape.slice(0, -1).map(() => null),
-    );
     return account({
-      groups: [
-        added(
-          "",
-          part(
-            "gradient g",
-            "g",
-            linesOf(leads.length, (n) => g.at([...leads[n], o])),
-          ),
-        ),
-      ],
+      groups: [added("", inAllRows("gradient g", "g", g, o))],
       each: "row",
-      sentence: `The bias was added to output ${o}` + (leads.length > 1 ? " of every item of the batch" : ""),
+      sentence: `The bias was added to output ${o}` + (rowsOf(g).length > 1 ? " of every item of the batch" : ""),
       regions: { g: [vectorRegion(g, o)] },
     });
   },
 };
 
-// Entry `i` of the last axis, in all rows.
+// The indices of the rows along the last axis.
+function rowsOf(stored) {
+  const lead = stored.shape.slice(0, -1);
+  return indices(
+    lead,
+    lead.map(() => null),
+  );
+}
+
+// Entry `i` of the last axis, in all rows: as a part, and as a region.
+function inAllRows(name, of, stored, i) {
+  const rows = rowsOf(stored);
+  return part(
+    name,
+    of,
+    linesOf(rows.length, (n) => stored.at([...rows[n], i])),
+  );
+}
+
 function vectorRegion(stored, i) {
   const rows = stored.shape.length > 1 ? stored.shape.at(-2) : 1;
   return { lead: stored.shape.slice(0, -2).map(() => null), y: 0, x: i, h: rows, w: 1 };

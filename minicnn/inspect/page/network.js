@@ -17,7 +17,8 @@ class Network {
     this.sheet = make("div", { class: "sheet" }, this.build(root, null), this.lines);
     container.append(this.sheet);
     this.small = this.boxes.size <= FEW;
-    new ResizeObserver(() => this.connect()).observe(this.sheet);
+    this.connectedAt = ""; // the size of the sheet that the lines are drawn for
+    new ResizeObserver(() => this.sizeOfSheet() === this.connectedAt || this.connect()).observe(this.sheet);
   }
 
   build(item, parent) {
@@ -94,10 +95,13 @@ class Network {
     return this.items.get(item.id).element.classList.contains("folded");
   }
 
+  // Whether that changes anything.
   fold(item, folded) {
+    if (folded === this.isFolded(item)) return false;
     const { element } = this.items.get(item.id);
     element.classList.toggle("folded", folded);
     element.firstChild.setAttribute("aria-expanded", String(!folded));
+    return true;
   }
 
   toggle(item) {
@@ -119,13 +123,15 @@ class Network {
     this.mark();
   }
 
-  // A large network is unfolded only where the current step is, and where the reader wants it.
+  // A large network is unfolded only where the current step is, and where the reader wants it. Whether that changes
+  // anything.
   follow(operation) {
     const current = new Set(this.parentsOf(Number(this.boxes.get(operation).dataset.id)));
-    for (const item of this.groups) {
+    const changes = this.groups.map((item) => {
       const outermost = this.parentsOf(item.id).length === 1;
-      this.fold(item, this.byHand.get(item) ?? !(this.small || outermost || current.has(item)));
-    }
+      return this.fold(item, this.byHand.get(item) ?? !(this.small || outermost || current.has(item)));
+    });
+    return changes.includes(true);
   }
 
   // -------------------------------------------------------------------------------------------------- the step
@@ -133,8 +139,7 @@ class Network {
   // Show where the step is; `reached` says of an operation whether the walk has been there.
   show(operation, direction, reached) {
     Object.assign(this, { operation, direction, reached });
-    this.follow(operation);
-    this.connect();
+    if (this.follow(operation) || !this.connectedAt) this.connect(); // which takes a while in a large network
     this.mark();
     const box = this.visible(Number(this.boxes.get(operation).dataset.id));
     const [inner, outer] = [box.getBoundingClientRect(), this.container.getBoundingClientRect()];
@@ -167,12 +172,14 @@ class Network {
 
   // -------------------------------------------------------------------------------------------------- lines
 
+  sizeOfSheet() {
+    return `${this.sheet.offsetWidth}×${this.sheet.offsetHeight}`;
+  }
+
+  // All places are asked for before a line is put in, after which the browser would have to find them anew.
   connect() {
+    this.connectedAt = this.sizeOfSheet();
     const origin = this.sheet.getBoundingClientRect();
-    if (!origin.width) return;
-    this.lines.replaceChildren(arrowHead());
-    this.lines.setAttribute("width", this.sheet.scrollWidth);
-    this.lines.setAttribute("height", this.sheet.scrollHeight);
     this.boxOf = (element) => {
       const { left, right, top, bottom } = element.getBoundingClientRect();
       return {
@@ -182,11 +189,17 @@ class Network {
         bottom: bottom - origin.top,
       };
     };
-    this.connectGroup(this.root);
+    const paths = this.pathsOf(this.root);
+    this.lines.setAttribute("width", this.sheet.offsetWidth);
+    this.lines.setAttribute("height", this.sheet.offsetHeight);
+    this.lines.replaceChildren(arrowHead());
+    for (const path of paths) this.lines.append(path);
   }
 
-  connectGroup(group) {
-    if (group.kind && this.isFolded(group)) return;
+  // The lines in `group` and in what it shows of its own.
+  pathsOf(group) {
+    if (group.kind && this.isFolded(group)) return [];
+    const paths = [];
     for (const [tail, head] of group.links) {
       const start = this.end(group, tail, "outputs");
       const end = this.end(group, head, "inputs");
@@ -203,9 +216,10 @@ class Network {
         "data-to": head,
       });
       if (!lane && !port) path.setAttribute("marker-end", "url(#arrow)");
-      this.lines.append(path);
+      paths.push(path);
     }
-    for (const item of group.rows.flat()) if (item.rows) this.connectGroup(item);
+    const inside = group.rows.flat().filter((item) => item.rows);
+    return [...paths, ...inside.flatMap((item) => this.pathsOf(item))];
   }
 
   // Where a line of `group` leaves or enters the item with this id. A group in it is left and entered at its frame,

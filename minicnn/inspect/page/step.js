@@ -1,7 +1,13 @@
 "use strict";
 // What is shown of one step. `data`, `arrays`, `colours`, `go` and the like are the page's (page.js).
 
-let sameScale = false; // whether all arrays of a step have one colour scale
+// Which arrays of a step have one colour scale.
+const SCALES = {
+  kinds: "one for values, one for gradients, each parameter its own",
+  own: "each array its own",
+  step: "one for all of this step",
+};
+let scale = "kinds";
 
 // What is shown of one step: its formula, its arrays, and where the entry that is pointed at comes from.
 class Panel {
@@ -53,12 +59,14 @@ class Panel {
     const inputs = operation.inputs.map((input) => ({
       name: input.name,
       array: input.array,
+      kind: input.isParameter ? null : "values",
       remark: ["from ", jump(input.source, input.from)],
       note: input.saved ? "kept for backward" : "",
     }));
     const output = {
       name: "output",
       array: operation.output,
+      kind: "values",
       remark: [],
       note: operation.outputSaved ? "kept for backward" : "",
     };
@@ -71,6 +79,7 @@ class Panel {
               name: "g",
               title: "g = ∂L/∂output",
               array: backward.gradient,
+              kind: "gradients",
               remark: ["the gradient that arrived"],
               note: "",
             },
@@ -103,6 +112,7 @@ class Panel {
       argument: gradient.name,
       title: `∂L/∂${gradient.name}`,
       array: gradient.array,
+      kind: gradient.isParameter ? null : "gradients",
       remark: [gradient.added ? "added to " : "written to ", jump(gradient.to, gradient.toOperation, true)],
       note: gradient.added ? "something was there before" : "",
     };
@@ -138,36 +148,45 @@ class Panel {
   }
 
   scaleChoice() {
-    const choice = (value, text) =>
+    const choices = Object.entries(SCALES).map(([value, text]) =>
       make(
         "label",
         {},
         make("input", {
           type: "radio",
           name: "scale",
-          checked: value === sameScale,
+          value,
+          checked: value === scale,
           onchange: () => {
-            sameScale = value;
+            scale = value;
             this.rescale();
             this.drawAccount();
           },
         }),
         ` ${text}`,
-      );
+      ),
+    );
     return make(
       "div",
       { class: "scale", role: "radiogroup", "aria-label": "colour scale" },
       make("span", {}, "Colour scale:"),
-      choice(false, "each array its own"),
-      choice(true, "the same for all of this step"),
+      ...choices,
       make("span", {}, "Point at an entry to read it; arrays of its shape show theirs there."),
     );
   }
 
+  // Whether two maps have one colour scale. A single number, as a loss or a constant is, has no differences to show, and
+  // would hide those of the maps beside it.
+  isAlike(a, b) {
+    if (a === b || scale === "step") return true;
+    const isMap = ({ stored, card }) => stored.size > 1 && card.kind !== null;
+    return scale === "kinds" && isMap(a) && isMap(b) && a.card.kind === b.card.kind;
+  }
+
   rescale() {
-    const all = Math.max(...this.maps.map((map) => map.stored.bound));
     for (const map of this.maps) {
-      map.bound = sameScale ? all : map.stored.bound;
+      const alike = this.maps.filter((other) => this.isAlike(map, other));
+      map.bound = Math.max(...alike.map((each) => each.stored.extent)) || 1;
       map.draw(map.bound);
       map.legend.replaceChildren(...legend(map.bound));
     }
