@@ -168,7 +168,7 @@ def _findings(rows: list[Row], settings: dict[str, Any]) -> list[str]:
         back = max(row["back"] for row in first)
         parts.insert(
             0,
-            f"after {settings['steps']} steps these shares of ReLU's units are dead: {', '.join(of_relu) or 'unknown'}; "
+            f"after {settings['steps']} steps of ReLU's units are dead {', '.join(of_relu) or 'an unknown share'}; "
             f"of those in the first layer {f'{100 * back:.1f} %' if back else 'none'} ever came back",
         )
     return sentences(parts)
