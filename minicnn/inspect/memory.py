@@ -115,6 +115,8 @@ class Memory:
     def __str__(self) -> str:
         return table.as_text(*self._table())
 
+    __repr__ = __str__  # at a prompt, and in a notebook that shows no HTML
+
     def _repr_html_(self) -> str:
         return table.as_html(*self._table())
 

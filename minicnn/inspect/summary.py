@@ -108,6 +108,8 @@ class Summary:
     def __str__(self) -> str:
         return table.as_text(*self._table(), words=3)
 
+    __repr__ = __str__  # at a prompt, and in a notebook that shows no HTML
+
     def _repr_html_(self) -> str:
         return table.as_html(*self._table())
 

@@ -395,4 +395,5 @@ def _draw_table(result: Result, panel: Any) -> None:
         [Patch(color=SHADES[name]) for name in OUTCOMES], texts, loc="center left", bbox_to_anchor=(1.01, 0.5),
         frameon=False, fontsize=8, labelspacing=1,
     )  # fmt: skip
-    axes.set_title(f"After {settings['steps']} steps (the median of {settings['trials']} trials)", fontsize=10)
+    of_trials = f"the median of {settings['trials']} trials" if settings["trials"] > 1 else "one trial"
+    axes.set_title(f"After {settings['steps']} steps ({of_trials})", fontsize=10)
