@@ -1,4 +1,4 @@
-"""Every notebook runs, and is kept with its outputs. About 15 seconds each; in all at most 5 minutes."""
+"""Every notebook runs, and is kept with its outputs. Some 5 to 40 seconds each; in all at most 4 minutes."""
 
 import re
 from pathlib import Path
