@@ -8,16 +8,35 @@ had not run. ``minicnn lab NAME`` runs one from the command line.
 from collections.abc import Callable
 
 from . import deep, theory
+from .auxiliary_heads import auxiliary_heads
 from .dead_units import dead_units
 from .exploding import exploding
+from .normalisation import normalisation
 from .result import Progress, Result, Row
+from .shortcuts import shortcuts
 from .vanishing import vanishing
 
 # By the names that the command line knows them by.
 EXPERIMENTS: dict[str, Callable[..., Result]] = {
     "vanishing": vanishing,
     "exploding": exploding,
+    "auxiliary_heads": auxiliary_heads,
+    "shortcuts": shortcuts,
+    "normalisation": normalisation,
     "dead_units": dead_units,
 }
 
-__all__ = ["EXPERIMENTS", "Progress", "Result", "Row", "dead_units", "deep", "exploding", "theory", "vanishing"]
+__all__ = [
+    "EXPERIMENTS",
+    "Progress",
+    "Result",
+    "Row",
+    "auxiliary_heads",
+    "dead_units",
+    "deep",
+    "exploding",
+    "normalisation",
+    "shortcuts",
+    "theory",
+    "vanishing",
+]

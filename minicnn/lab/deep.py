@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -57,6 +57,19 @@ def chosen(experiment: str, argument: str, names: Iterable[str], known: Iterable
         if name not in known:
             raise ValueError(f"{experiment}: {argument} holds {name!r}: choose from {', '.join(known)}")
     return names
+
+
+def check_least(experiment: str, settings: Mapping[str, Any], **least: int) -> None:
+    """Each of these settings must be at least so large, or if it is a tuple at least so long.
+
+    Raises:
+        ValueError: one is not.
+    """
+    for argument, bound in least.items():
+        value = settings[argument]
+        size, rule = (len(value), "have a length of") if isinstance(value, tuple) else (value, "be")
+        if not size >= bound:
+            raise ValueError(f"{experiment}: {argument} is {value!r}, and must {rule} at least {bound}")
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,7 @@ from ..inspect.plotting import COLOURS, as_csv
 Row = Mapping[str, Any]
 Progress = Callable[[float, str], None]  # the share that is done, and what is being done now
 
-__all__ = ["COLOURS", "Progress", "Result", "Row", "plain", "sentences"]
+__all__ = ["COLOURS", "Progress", "Result", "Row", "plain", "rounded", "sentences", "where"]
 
 @dataclass(frozen=True)
 class Result:
@@ -57,7 +57,7 @@ class Result:
 
     def where(self, **values: Any) -> list[Row]:
         """The rows that have these values: ``result.where(activation="relu", depth=30)``."""
-        return [row for row in self.rows if all(row[key] == value for key, value in values.items())]
+        return where(self.rows, **values)
 
     def plot(self, figure: Any = None) -> Any:
         """Draw the picture.
@@ -89,9 +89,19 @@ class Result:
         return "\n".join([self.question, self.sentence, *(f"  {line}" for line in self.details)])
 
 
+def where(rows: Iterable[Row], **values: Any) -> list[Row]:
+    """Those of `rows` that have these values."""
+    return [row for row in rows if all(row[key] == value for key, value in values.items())]
+
+
 def sentences(parts: Sequence[str]) -> list[str]:
     """Each part with a capital and a full stop."""
     return [f"{part[0].upper()}{part[1:]}." for part in parts]
+
+
+def rounded(value: float) -> str:
+    """`value` with two significant digits: ``"4,100"``."""
+    return f"{float(f'{value:.2g}'):,g}"
 
 
 def plain(value: Any) -> Any:
