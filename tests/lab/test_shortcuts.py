@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from minicnn import backend, models
+from minicnn import backend, cli, models
 from minicnn import functional as F
 from minicnn.data import MNIST
 from minicnn.lab.shortcuts import BUILDERS, _findings, binomial, compared, name, shortcuts
@@ -71,6 +71,22 @@ def test_gradients_errors_and_losses_are_those_of_a_plain_backward(built):
         assert told["value"] == pytest.approx(loss.item(), rel=1e-4)
 
 
+def test_training_is_that_by_hand(built):
+    """Epochs of one batch, which is all images: momentum and weight decay written out."""
+    result = shortcuts(**ONE_BATCH | {"epochs": 3, "learning_rate": 0.02})
+    images, labels = digits(32, 7)
+    for residual, model in built:
+        speeds = dict.fromkeys(model.parameters(), 0)
+        for row in result.where(quantity="loss", residual=residual):
+            model.zero_grad()
+            loss = F.cross_entropy(model(images), labels)
+            loss.backward()
+            assert row["value"] == pytest.approx(loss.item(), rel=1e-3)
+            for parameter, speed in speeds.items():
+                speeds[parameter] = 0.9 * speed + parameter.grad + 1e-4 * parameter.data
+                parameter.data -= 0.02 * speeds[parameter]
+
+
 def test_a_pair_begins_with_the_same_weights(built):
     shortcuts(**ONE_BATCH)
     plain, residual = (model.state_dict() for _, model in built)
@@ -129,6 +145,7 @@ def test_the_same_seed_gives_the_same_numbers_moves_no_generator_and_tells_how_f
         ([30, 32, 31], [31, 33, 32], 0),  # a percent is not much
         ([30, 32, 31], [90, 33, 32], 0),  # one run makes it all
         ([30, 32, 31], [60, 70, 30], 0),  # one run has it the other way round
+        ([30, 30], [40, 48], 1), ([30, 30], [40, 52], 0),  # 14 ± 4 and 16 ± 6
         ([30], [60], 0),  # of one run nobody knows
     ],
 )
@@ -197,6 +214,15 @@ def assert_legends_are_outside(figure, count):
     assert len(legends) == count
     for axes, legend in legends:
         assert legend.get_window_extent().x0 >= axes.get_window_extent().x1
+
+
+def test_the_command_prints_and_draws_it(small, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("matplotlib")
+    assert cli.EXPERIMENTS["shortcuts"] is shortcuts
+    monkeypatch.setitem(cli.EXPERIMENTS, "shortcuts", lambda seed, progress: small)
+    assert cli.main(["lab", "shortcuts", "--json", "--plot", str(tmp_path / "p.png")]) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads(json.dumps(small.to_dict()))
+    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(
