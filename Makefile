@@ -1,5 +1,5 @@
 # make demo    train LeNet-5 on MNIST, from nothing, and test it
-# make test    the test suite; LONG=1 adds the long tests
+# make test    the test suite, and most of it again on a strict double of CuPy; LONG=1 adds the long tests
 # make lint    ruff and mypy
 # make clean   remove the virtual environments and what the tools left behind
 #
@@ -19,6 +19,7 @@ demo: .venv/demo/$(READY)
 
 test: .venv/test/$(READY)
 	@.venv/test/bin/python -m pytest -n $(JOBS) $(if $(LONG),-m "not gpu")
+	@.venv/test/bin/python -m pytest -n $(JOBS) --device double --at-least 3600 -m "not long and not gpu and not page"
 
 lint: .venv/test/$(READY)
 	@.venv/test/bin/python -m ruff check

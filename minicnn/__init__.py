@@ -3,8 +3,8 @@
 import importlib
 from typing import Any
 
-from . import functional, models, nn, optim
-from .backend import manual_seed
+from . import cuda, functional, models, nn, optim
+from .backend import device, manual_seed
 from .engine import (
     Op,
     Parameter,
@@ -30,6 +30,8 @@ __all__ = [
     "apply",
     "backward_steps",
     "cat",
+    "cuda",
+    "device",
     "enable_grad",
     "functional",
     "gradcheck",

@@ -9,6 +9,8 @@ Random numbers are drawn on the host and cross over once, so that every device s
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from contextvars import ContextVar, Token
 from types import ModuleType
 from typing import Any
 
@@ -40,8 +42,11 @@ def is_array(x: object) -> bool:
     return cupy is not None and isinstance(x, cupy.ndarray)
 
 
-def common_module(name: str, *arrays: Array | None) -> ModuleType:
+def common_module(name: str | Callable[[], str], *arrays: Array | None) -> ModuleType:
     """The one module of all `arrays` (None is skipped); arrays of two modules never meet silently.
+
+    Args:
+        name: whose inputs they are, for the message; a function, where it takes long to say.
 
     Raises:
         TypeError: two arrays live on different devices; the message names both and the call that moves one.
@@ -55,9 +60,10 @@ def common_module(name: str, *arrays: Array | None) -> ModuleType:
             continue
         device = device_of(x)
         if found is not None and found[0] != device:
+            name = name if isinstance(name, str) else name()
             raise TypeError(
-                f"{name}: one input is on {found[0]}, another on {device}. Arrays of two devices never meet "
-                f"silently: move one with .to({found[0]!r}) or .to({device!r})"
+                f"{name}: one input is on {found[0]}, another on {device}. Arrays of two devices never meet silently: "
+                f"move one with .to({found[0]!r}) or .to({device!r})"
             )
         found = (device, array_module(x))
     return np if found is None else found[1]
@@ -66,23 +72,69 @@ def common_module(name: str, *arrays: Array | None) -> ModuleType:
 # ------------------------------------------------------------------------------------------------- devices
 
 
+class device(str):
+    """A device's name, ``"cpu"`` or ``"cuda:N"``, and in a `with` the place where new tensors are made::
+
+        x = minicnn.Tensor(image).to(minicnn.device("cuda"))
+        with minicnn.device("cuda:0"):
+            model = minicnn.models.lenet5()  # its weights are drawn on the host, and cross over
+
+    Results of operations stay where their inputs are, whatever surrounds them. It compares equal to its name.
+
+    Args:
+        name: ``"cpu"``, ``"cuda"`` (the first one) or ``"cuda:N"``.
+
+    Raises:
+        ValueError: another name.
+    """
+
+    type: str
+    index: int | None  # type: ignore[assignment]  # str has a method of this name, PyTorch's device this number
+    _tokens: list[Token]
+
+    def __new__(cls, name: str) -> device:
+        kind, colon, index = str(name).partition(":")
+        if kind == "cpu" and not colon:
+            self = super().__new__(cls, "cpu")
+            self.index = None
+        elif kind == "cuda" and (not colon or (index.isascii() and index.isdecimal())):
+            self = super().__new__(cls, f"cuda:{int(index or 0)}")
+            self.index = int(index or 0)
+        else:
+            raise ValueError(f"unknown device {str(name)!r}: use 'cpu', 'cuda' or 'cuda:N'")
+        self.type = kind
+        self._tokens = []  # one for each `with` that this object is in
+        return self
+
+    def __repr__(self) -> str:
+        return f"device({str(self)!r})"
+
+    def __enter__(self) -> device:
+        self._tokens.append(_new_tensors_go_to.set(self))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _new_tensors_go_to.reset(self._tokens.pop())
+
+
+CPU = device("cpu")
+_new_tensors_go_to: ContextVar[device] = ContextVar("new tensors go to", default=CPU)
+
+
 def device_of(x: Array) -> str:
     """``"cpu"`` or ``"cuda:N"``."""
     return "cpu" if array_module(x) is np else f"cuda:{x.device.id}"
 
 
-def parse_device(device: str) -> tuple[str, int]:
-    """``"cuda:1"`` → ``("cuda", 1)``; ``"cuda"`` is the first one.
+def is_device(name: object) -> bool:
+    """Whether `name` is meant as a device's, and not as a dtype's."""
+    return isinstance(name, str) and name.partition(":")[0] in ("cpu", "cuda")
 
-    Raises:
-        ValueError: a name that is no device's.
-    """
-    kind, _, index = str(device).partition(":")
-    if kind == "cpu" and not index:
-        return "cpu", 0
-    if kind == "cuda" and (not index or index.isdigit()):
-        return "cuda", int(index or 0)
-    raise ValueError(f"unknown device {device!r}: use 'cpu', 'cuda' or 'cuda:N'")
+
+def new(x: np.ndarray) -> Array:
+    """`x`, where new tensors go: itself on the host, unless within ``with device(...)``."""
+    place = _new_tensors_go_to.get()
+    return x if place is CPU else to_device(x, place)
 
 
 def _cupy() -> ModuleType:
@@ -109,14 +161,22 @@ def cuda_problem() -> str | None:
         return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
 
 
-def to_device(x: Array, device: str) -> Array:
-    """`x` on `device`; `x` itself where it is there already."""
-    kind, index = parse_device(device)
-    if kind == "cpu":
+def device_count() -> int:
+    """How many CUDA devices CuPy finds."""
+    return int(_cupy().cuda.runtime.getDeviceCount())
+
+
+def to_device(x: Array, name: str) -> Array:
+    """`x` on the device of this name; `x` itself where it is there already."""
+    place = device(name)
+    if place.type == "cpu":
         return to_host(x)
     cupy = _cupy()
-    with cupy.cuda.Device(index):
-        return cupy.asarray(x)
+    try:
+        with cupy.cuda.Device(place.index):
+            return cupy.asarray(x)
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        raise RuntimeError(f"{place} does not work: {error}. 'minicnn doctor' says what is missing") from error
 
 
 def to_host(x: Array) -> np.ndarray:
@@ -125,14 +185,16 @@ def to_host(x: Array) -> np.ndarray:
 
 
 def like(values: Any, reference: Array, dtype: Any = None) -> Array:
-    """Host `values` (numbers, nested lists, an array) as an array beside `reference`, of its module and device.
+    """`values` (numbers, nested lists, an array of NumPy's) as an array beside `reference`, on its device.
 
-    An array of another device is left where it is: the operation that meets it then says so.
+    These are what a user gives beside tensors: labels, masks, class weights. They cross over once. An array on a CUDA
+    device is left where it is: an operation that may not meet it says so.
     """
-    if not is_array(values):
-        values = np.asarray(values, dtype=dtype)
-        return values if array_module(reference) is np else to_device(values, device_of(reference))
-    return values if dtype is None else values.astype(dtype, copy=False)
+    if not is_array(values) or isinstance(values, np.generic):
+        values = np.asarray(values)
+    if dtype is not None:
+        values = values.astype(dtype, copy=False)
+    return values if array_module(values) is not np else to_device(values, device_of(reference))
 
 
 # -------------------------------------------------------------------------------------------------- strides

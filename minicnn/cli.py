@@ -86,7 +86,7 @@ def _rate(text: str) -> float:
 
 
 def _device(text: str) -> str:
-    kind, _ = backend.parse_device(text)
+    kind = backend.device(text).type
     if kind == "cuda" and (problem := backend.cuda_problem()):
         raise ValueError(f"{text} does not work here: {problem}")
     return text

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -135,7 +136,7 @@ class Node:
                 continue
             if grad is None:
                 raise RuntimeError(f"backward of {self.label} returned no gradient for input {i}, which needs one")
-            grad = xp.asarray(grad)  # NumPy turns 0-d results into scalars
+            grad = _as_array(grad, xp)
             if grad.shape != source.shape:
                 raise GradientShapeError(
                     f"backward of {self.label} returned a gradient of shape {grad.shape} for input {i} of shape "
@@ -300,7 +301,8 @@ class Tensor:
 
     Args:
         data: an array (used as it is, without a copy, unless `requires_grad`), a number or nested lists
-            (Python floats become float32), or another tensor.
+            (Python floats become float32), or another tensor. Within ``with minicnn.device(...)`` what is on the host
+            crosses over, but another tensor's array stays where it is.
         requires_grad: whether `backward` shall leave the gradient in ``.grad``. Such a tensor owns a copy of
             `data`, because optimisers write into it.
 
@@ -312,6 +314,7 @@ class Tensor:
     __array_ufunc__ = None  # so that ``array + tensor`` asks the tensor
 
     def __init__(self, data: Any, requires_grad: bool = False):
+        given = isinstance(data, Tensor)
         if isinstance(data, Tensor):
             data = data.data
         if not backend.is_array(data):
@@ -327,6 +330,8 @@ class Tensor:
             data = array.astype(np.float32) if array.dtype == np.float64 else array
         elif isinstance(data, np.generic):
             data = np.asarray(data)
+        if isinstance(data, np.ndarray) and not given and not _dry_run.get():
+            data = backend.new(data)
         self.data: Array = data.copy() if requires_grad and not _dry_run.get() else data
         self.grad: Array | None = None
         self.node: Node | None = None
@@ -334,8 +339,8 @@ class Tensor:
         self.requires_grad = requires_grad
 
     @classmethod
-    def _of(cls, data: Array, node: Node | None) -> Tensor:
-        """The result of an operation."""
+    def _of(cls, data: Array, node: Node | None = None) -> Tensor:
+        """An array as it is and where it is, as the result of an operation or of none."""
         out = Tensor.__new__(Tensor)
         out.data, out.grad, out.node, out._requires_grad = data, None, node, node is not None
         return out
@@ -344,7 +349,7 @@ class Tensor:
     dtype = property(lambda self: self.data.dtype)
     ndim = property(lambda self: self.data.ndim)
     size = property(lambda self: self.data.size)
-    device = property(lambda self: backend.device_of(self.data))
+    device = property(lambda self: backend.device(backend.device_of(self.data)))
     is_leaf = property(lambda self: self.node is None)
 
     @property
@@ -398,7 +403,7 @@ class Tensor:
 
     def detach(self) -> Tensor:
         """The same array, cut off from its history."""
-        return Tensor(self.data)
+        return Tensor._of(self.data)
 
     def numpy(self) -> np.ndarray:
         """The values on the host: the array itself where it is there already. No gradient flows through it."""
@@ -501,28 +506,28 @@ def apply(op: Op, *inputs: Tensor | None, **params: Any) -> Tensor:
 def apply_with_saved(op: Op, *inputs: Tensor | None, **params: Any) -> tuple[Tensor, Any]:
     """`apply`, and what the forward kernel saved (None in a dry run)."""
     arrays = tuple(None if t is None else t.data for t in inputs)
-    xp = backend.common_module(op.name, *arrays)
     for x in arrays:
         if x is not None and x.dtype.kind not in "fc":
             raise TypeError(
                 f"{_label(op)}: an input is {x.dtype}, and only floating-point numbers have gradients. "
                 "Convert it first, for instance with .to(dtype='float32')"
             )
+    xp = np if _dry_run.get() else backend.common_module(lambda: _label(op), *arrays)  # shapes have none
     kernels = _implementation(op, arrays)
     if _dry_run.get():
         if op.shape is None:  # one of the user's own: what comes out of zeros has the shape
-            zeros = (None if x is None else xp.zeros(x.shape, dtype=x.dtype) for x in arrays)
+            zeros = (None if x is None else np.zeros(x.shape, dtype=x.dtype) for x in arrays)
             with np.errstate(all="ignore"):
-                made = xp.asarray(op.forward(*zeros, **params)[0])
+                made = np.asarray(op.forward(*zeros, **params)[0])
             shape, dtype = made.shape, made.dtype
         else:
             shape = op.shape(*(None if x is None else x.shape for x in arrays), **params)
-            dtype = params.get("dtype") or xp.result_type(*(x.dtype for x in arrays if x is not None))
-        output, saved = xp.broadcast_to(xp.zeros((), dtype=dtype), shape), None
+            dtype = params.get("dtype") or np.result_type(*(x.dtype for x in arrays if x is not None))
+        output, saved = np.broadcast_to(np.zeros((), dtype=dtype), shape), None
     else:
         with np.errstate(all="ignore"):  # as on a GPU: log 0 is −inf, and who must not have it looks for it
             output, saved = kernels[0](*arrays, **params)
-        output = xp.asarray(output)  # NumPy turns 0-d results into scalars
+        output = _as_array(output, xp)
     record = _grad_enabled.get()
     needs = tuple(record and t is not None and t._requires_grad for t in inputs)
     observers = _observers.get()
@@ -534,6 +539,11 @@ def apply_with_saved(op: Op, *inputs: Tensor | None, **params: Any) -> tuple[Ten
             if hasattr(observer, "forward"):
                 observer.forward(node, output)
     return Tensor._of(output, node if True in needs else None), saved
+
+
+def _as_array(x: Any, xp: ModuleType) -> Array:
+    """What a kernel returned, as an array: NumPy makes scalars of 0-d results, a user's kernel may return a number."""
+    return x if backend.is_array(x) and not isinstance(x, np.generic) else xp.asarray(x)
 
 
 def _label(op: Op) -> str:

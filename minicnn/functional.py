@@ -56,12 +56,20 @@ def _operand(name: str, x: Any, other: Tensor) -> Tensor:
     number = np.asarray(x)
     if number.dtype.kind not in "biufc":
         raise TypeError(f"{located(name)}: an operand is {x!r}, and must be a number, an array or a Tensor")
-    return Tensor(backend.like(number.astype(other.dtype), other.data))
+    return Tensor._of(backend.like(number.astype(other.dtype), other.data))
 
 
-def _plain(x: TensorLike | None, reference: Tensor, dtype: Any = None) -> Array | None:
-    """An argument that is not differentiated, as an array."""
-    return None if x is None else backend.like(x.data if isinstance(x, Tensor) else x, reference.data, dtype)
+def _plain(name: str, x: TensorLike | None, reference: Tensor, dtype: Any = None) -> Array | None:
+    """An argument that is not differentiated, as an array beside `reference`: a plain array crosses over to it."""
+    if isinstance(x, Tensor):
+        _check_devices(name, reference.data, x.data)
+        x = x.data
+    return None if x is None else backend.like(x, reference.data, dtype)
+
+
+def _check_devices(name: str, *arrays: Array | None) -> None:
+    if not is_dry_run():  # which has shapes, and they are on no device
+        backend.common_module(lambda: located(name), *arrays)
 
 
 def pair(
@@ -218,7 +226,7 @@ def to(input: Tensor, device: Any = None, dtype: Any = None) -> Tensor:
 
     The first argument may be either: ``x.to("cuda")``, ``x.to("float64")``.
     """
-    if dtype is None and not (isinstance(device, str) and device.partition(":")[0] in ("cpu", "cuda")):
+    if dtype is None and not backend.is_device(device):
         device, dtype = None, device
     if dtype is not None:
         try:
@@ -231,13 +239,12 @@ def to(input: Tensor, device: Any = None, dtype: Any = None) -> Tensor:
         if dtype.kind in "fc" and input.dtype.kind in "fc":
             input = apply(TO_DTYPE, input, dtype=dtype)
         else:
-            input = Tensor(input.data.astype(dtype))
+            input = Tensor._of(input.data.astype(dtype))
     if device is not None:
-        kind, index = backend.parse_device(device)
-        device = "cpu" if kind == "cpu" else f"{kind}:{index}"
+        device = backend.device(device)
         if device != input.device:
             if input.dtype.kind not in "fc":
-                return Tensor(backend.to_device(input.data, device))
+                return Tensor._of(backend.to_device(input.data, device))
             return apply(TO_DEVICE, input, device=device)
     return input
 
@@ -380,6 +387,10 @@ def unsqueeze(input: Tensor, dim: int) -> Tensor:
     return reshape(input, *input.shape[:dim], 1, *input.shape[dim:])
 
 
+def _on_host(x: Any) -> Any:
+    return backend.to_host(x) if backend.is_array(x) else x
+
+
 def getitem(input: Tensor, index: Any) -> Tensor:
     """``x[index]``: ints, slices, ``...``, None, arrays of ints or booleans.
 
@@ -394,14 +405,19 @@ def getitem(input: Tensor, index: Any) -> Tensor:
         if backend.is_array(part):
             if part.dtype.kind not in "biu":
                 raise TypeError(f"{located('getitem')}: an index is {part.dtype}, and must be integers or booleans")
-            return int(part) if part.dtype.kind != "b" and part.ndim == 0 else backend.like(part, input.data)
+            return int(part) if part.dtype.kind != "b" and part.ndim == 0 else part
         return part
 
     def is_int(part: Any) -> bool:
         return isinstance(part, int) and not isinstance(part, bool)
 
     def take(input: Tensor, index: Any) -> Tensor:
+        parts = index if isinstance(index, tuple) else (index,)
         try:
+            if any(map(backend.is_array, parts)) and input.device != "cpu":  # where what is out of range wraps around
+                np.broadcast_to(np.False_, input.shape)[tuple(map(_on_host, parts))]
+                parts = tuple(backend.like(p, input.data) if backend.is_array(p) else p for p in parts)
+                index = parts if isinstance(index, tuple) else parts[0]
             return apply(GETITEM, input, index=index)
         except IndexError as error:
             raise IndexError(f"{located('getitem')}: {error} (the tensor has shape {input.shape})") from None
@@ -801,7 +817,10 @@ def batch_norm(
         return input
     if input.ndim < 2:
         raise ValueError(f"{located('batch_norm')}: input has shape {input.shape}, and must be (batch, channels, *)")
-    mean, var = _plain(running_mean, input), _plain(running_var, input)
+    if training:
+        mean, var = _written(running_mean), _written(running_var)
+    else:
+        mean, var = _plain("batch_norm", running_mean, input), _plain("batch_norm", running_var, input)
     for argument, x in (("running_mean", mean), ("running_var", var), ("weight", weight), ("bias", bias)):
         if x is not None and x.shape != (input.shape[1],):
             raise ValueError(
@@ -811,7 +830,7 @@ def batch_norm(
     if eps < 0 or (eps == 0 and training):
         raise ValueError(f"{located('batch_norm')}: eps is {eps}, and must be positive: it keeps 1/√(var + eps) finite")
     _same_dtype("batch_norm", input=input, weight=weight, bias=bias, running_mean=mean, running_var=var)
-    backend.common_module("batch_norm", input.data, mean, var)
+    _check_devices("batch_norm", input.data, mean, var)
     if (mean is None) != (var is None) or (mean is None and not training):
         raise ValueError(
             f"{located('batch_norm')}: {'running_mean' if mean is None else 'running_var'} is missing. Evaluation "
@@ -829,6 +848,12 @@ def batch_norm(
     if saved is not None and count:
         _move_running_statistics(mean, var, saved[0], saved[1] * (count / builtins.max(count - 1, 1)), momentum)
     return output
+
+
+def _written(statistics: TensorLike | None) -> Array | None:
+    """Running statistics as the array that is written to: itself, not a copy on another device."""
+    statistics = statistics.data if isinstance(statistics, Tensor) else statistics
+    return statistics if statistics is None or backend.is_array(statistics) else np.asarray(statistics)
 
 
 def _move_running_statistics(mean, var, batch_mean, batch_var, momentum) -> None:
@@ -929,10 +954,10 @@ def dropout(input: TensorLike, p: float = 0.5, training: bool = True, inplace: b
     if not training or p == 0:
         return input
     if is_dry_run():  # a mask of shape alone; the random numbers stay where they are
-        return apply(DROPOUT, input, Tensor(np.broadcast_to(np.zeros((), dtype=input.dtype), input.shape)))
+        return apply(DROPOUT, input, Tensor._of(np.broadcast_to(np.zeros((), dtype=input.dtype), input.shape)))
     kept = backend.generator().random(input.shape, dtype=np.float32) >= p
     mask = kept.astype(input.dtype) / (1 - p) if p < 1 else np.zeros(input.shape, dtype=input.dtype)
-    return apply(DROPOUT, input, Tensor(backend.like(mask, input.data)))
+    return apply(DROPOUT, input, Tensor._of(backend.like(mask, input.data)))
 
 
 # --------------------------------------------------------------------------------------------------- losses
@@ -987,7 +1012,7 @@ def _classes(name: str, input: Tensor, single: bool, target: Any, ignore_index: 
 
 
 def _class_weight(name: str, weight: TensorLike | None, input: Tensor) -> Array | None:
-    weight = _plain(weight, input, input.dtype)
+    weight = _plain(name, weight, input, input.dtype)
     if weight is not None and weight.shape != (input.shape[1],):
         raise ValueError(
             f"{located(name)}: weight has shape {weight.shape}, {input.shape[1]} classes expect ({input.shape[1]},)"

@@ -429,7 +429,7 @@ class Operation(Computation):
     def __init__(self, node: Node, arrays: list[Array | None]):
         self.node, self.arrays = node, arrays
         self.tensors = [
-            None if a is None else Tensor(a, requires_grad=need) for a, need in zip(arrays, node.needs, strict=True)
+            None if a is None else _leaf(a, need) for a, need in zip(arrays, node.needs, strict=True)
         ]
         self.all_names = _argument_names(node.op.forward, len(arrays))
         self.names = [name for name, need in zip(self.all_names, node.needs, strict=True) if need]
@@ -911,6 +911,13 @@ class Check:
 def _flat(arrays: list[Array]) -> np.ndarray:
     flat = np.concatenate([backend.to_host(array).ravel() for array in arrays])
     return flat if flat.dtype.kind == "c" else flat.astype(np.float64)
+
+
+def _leaf(array: Array, requires_grad: bool) -> Tensor:
+    """A tensor of its own, where the array is."""
+    leaf = Tensor._of(array.copy())
+    leaf.requires_grad = requires_grad
+    return leaf
 
 
 def _beside(values: np.ndarray, array: Array) -> Array:

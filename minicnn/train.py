@@ -65,7 +65,7 @@ def fit(
     epochs: int = 1,
     *,
     schedule_each: Literal["step", "epoch"] = "epoch",
-    device: str = "cpu",
+    device: str | None = None,
     criterion: Criterion | None = None,
     on_step: Callable[[Progress], None] | None = None,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
@@ -75,6 +75,7 @@ def fit(
     Args:
         test_loader: evaluated after each epoch; may be None.
         scheduler: a learning-rate schedule, moved on after each step or each epoch (`schedule_each`).
+        device: where the images go, by default to the model.
         criterion: the loss, a function of what `model` returns and the labels that gives the mean over the images. Left
             out, that of the network's paper (`models.paper_loss`), which is cross-entropy for most.
         on_step: called with a `Progress` after each step.
@@ -92,7 +93,7 @@ def fit(
     steps = len(train_loader)
     if epochs < 1 or steps < 1:
         raise ValueError(f"fit: needs at least one epoch of at least one batch, got {epochs} of {steps}")
-    criterion = criterion or models.paper_loss(model)
+    criterion, device = criterion or models.paper_loss(model), device or _device_of(model)
     losses: list[float] = []
     rates: list[float] = []
     entries: list[dict[str, Any]] = []
@@ -102,7 +103,7 @@ def fit(
         seen, correct, in_five, total, epoch_began = 0, 0, 0, 0.0, time.perf_counter()
         for step, (images, labels) in enumerate(train_loader, 1):
             with np.errstate(over="ignore", invalid="ignore"):  # the loss is looked at instead
-                outputs = model(Tensor(backend.to_device(images, device)))
+                outputs = model(_on(device, images))
                 loss = criterion(outputs, labels)
                 if not math.isfinite(value := float(loss.item())):
                     raise NonFiniteLoss(
@@ -146,7 +147,7 @@ def fit(
 def evaluate(
     model: Module,
     loader: Iterable[tuple[np.ndarray, np.ndarray]],
-    device: str = "cpu",
+    device: str | None = None,
     criterion: Criterion | None = None,
 ) -> Evaluation:
     """How well `model` does on what `loader` yields, in evaluation mode and without recording gradients.
@@ -157,14 +158,14 @@ def evaluate(
     Raises:
         ValueError: `loader` yields nothing.
     """
-    criterion = criterion or models.paper_loss(model)
+    criterion, device = criterion or models.paper_loss(model), device or _device_of(model)
     predictions, answers, in_five, total = [], [], 0, 0.0
     was_training = model.training
     model.eval()
     try:
         with no_grad():
             for images, labels in loader:
-                outputs = model(Tensor(backend.to_device(images, device)))
+                outputs = model(_on(device, images))
                 scores = _scores(outputs)  # (B, C)
                 total += float(criterion(outputs, labels).item()) * len(labels)
                 predictions.append(_predicted(scores))
@@ -177,6 +178,15 @@ def evaluate(
     predicted, true = np.concatenate(predictions), np.concatenate(answers)
     top5_error = (len(true) - in_five) / len(true) if _has_top_5(scores) else None
     return Evaluation(float((predicted == true).mean()), total / len(true), predicted, true, top5_error)
+
+
+def _device_of(model: Module) -> str:
+    """Where its parameters are; one without parameters computes on the host."""
+    return next((p.device for p in model.parameters()), backend.CPU)
+
+
+def _on(device: str, images: np.ndarray) -> Tensor:
+    return Tensor._of(backend.to_device(images, device))
 
 
 def _scores(outputs: Any) -> Tensor:
@@ -213,7 +223,9 @@ def top_confusions(matrix: np.ndarray, count: int = 5) -> list[tuple[int, int, i
     return [confusion for confusion in found if confusion[2]]
 
 
-def gradient_sizes(model: Module, images: np.ndarray, labels: np.ndarray, device: str = "cpu") -> dict[str, float]:
+def gradient_sizes(
+    model: Module, images: np.ndarray, labels: np.ndarray, device: str | None = None
+) -> dict[str, float]:
     """The root mean square of ∂loss/∂output of each layer, by its path, first layer first; changes nothing.
 
     Args:
@@ -222,7 +234,7 @@ def gradient_sizes(model: Module, images: np.ndarray, labels: np.ndarray, device
     was_training = model.training
     model.eval()
     try:
-        loss = models.paper_loss(model)(model(Tensor(backend.to_device(images, device))), labels)
+        loss = models.paper_loss(model)(model(_on(device or _device_of(model), images)), labels)
     finally:
         model.train(was_training)
     sizes: dict[str, float] = {}
@@ -300,7 +312,7 @@ def nearest(kind: str, name: str, known: Iterable[str]) -> str:
 
 def run(
     recipe: Recipe,
-    device: str = "cpu",
+    device: str | None = None,
     on_step: Callable[[Progress], None] | None = None,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
 ) -> Run:
@@ -315,7 +327,9 @@ def run(
     everything, train_set, judged_by = _data(recipe)
 
     generator = backend.manual_seed(recipe.seed)
-    model = build().to(device)
+    model = build()
+    device = device or _device_of(model)
+    model.to(device)
     optimizer = make_optimizer(model.parameters(), lr=usual_rate if recipe.lr is None else recipe.lr, **options)
     normalize = Normalize(everything.MEAN, everything.STD)
     shifted = Compose([RandomShift(recipe.shift), normalize])

@@ -7,6 +7,7 @@ for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "
     os.environ.setdefault(variable, "1")
 
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,70 @@ settings.register_profile(
 )
 settings.load_profile("minicnn")
 
+TESTS = Path(__file__).parent
 CONTEXT = {name: variable for name, variable in vars(engine).items() if isinstance(variable, ContextVar)}
+
+
+# ---------------------------------------------------------------------------------------------------- devices
+
+# The tests that also run on a device: `--device double` is tests/device/double.py in CuPy's place, `--device cuda` is
+# CuPy itself. A test that is about the host (threads, files, memory that is shared with an array of NumPy's, ...) is
+# marked `host`.
+ON_DEVICES = (
+    "device", "inspect", "kernels", "models", "test_clip.py", "test_engine.py", "test_functional.py",
+    "test_gradcheck.py", "test_init.py", "test_lr_scheduler.py", "test_metrics.py", "test_module.py",
+    "test_op_gradients.py", "test_optim.py", "test_train.py", "test_weights.py",
+)  # fmt: skip
+
+
+def pytest_addoption(parser):
+    group = parser.getgroup("minicnn")
+    group.addoption("--device", choices=("cpu", "double", "cuda"), default="cpu", help="where tensors are made")
+    group.addoption("--at-least", type=int, default=0, help="fail if fewer tests pass")
+
+
+def pytest_configure(config):
+    if config.getoption("device") != "cpu":
+        from tests.device import places
+
+        places.install(config.getoption("device"))
+
+
+def pytest_ignore_collect(collection_path, config):
+    """On a device only what can run there."""
+    if config.getoption("device") == "cpu" or collection_path == TESTS:
+        return None
+    return None if collection_path.relative_to(TESTS).parts[0] in ON_DEVICES else True
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("device") != "cpu":
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("host")])
+        items[:] = [item for item in items if not item.get_closest_marker("host")]
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    passed = len(terminalreporter.stats.get("passed", []))
+    if config.getoption("device") != "cpu":
+        terminalreporter.write_line(f"device: {config.getoption('device')}; {passed} tests passed on it")
+
+
+def pytest_sessionfinish(session, exitstatus):
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    least = session.config.getoption("at_least")
+    if reporter is not None and not exitstatus and len(reporter.stats.get("passed", [])) < least:
+        reporter.write_line(f"fewer than {least} tests passed", red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.fixture(autouse=True)
+def place(request):
+    """Tensors of a test are made on the device that the tests run on."""
+    if request.config.getoption("device") == "cpu":
+        yield
+    else:
+        with backend.device("cuda"):
+            yield
 
 
 @pytest.fixture

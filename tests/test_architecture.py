@@ -15,7 +15,7 @@ PACKAGE = ROOT / "minicnn"
 # A file imports from lower ranks, and from its own folder. What stands for a file or a folder directly in minicnn/.
 RANKS = {
     0: ["backend", "threads"],
-    1: ["kernels"],
+    1: ["kernels", "cuda"],
     2: ["engine"],
     3: ["functional", "gradcheck", "metrics"],
     4: ["nn", "testing", "pth"],

@@ -18,6 +18,7 @@ def leaf(*shape, seed=0):
     return Tensor(np.random.default_rng(seed).normal(size=shape), requires_grad=True)
 
 
+@pytest.mark.host
 # ---------------------------------------------------------------------------------------------- the walk
 
 def test_a_chain_of_100_000_operations_goes_backward_and_is_deleted_without_recursion():
@@ -33,6 +34,7 @@ def test_a_chain_of_100_000_operations_goes_backward_and_is_deleted_without_recu
     assert sys.getrecursionlimit() == limit
 
 
+@pytest.mark.host
 def test_an_unused_chain_of_100_000_operations_is_deleted_without_recursion():
     y = Tensor([1.0], requires_grad=True)
     for _ in range(100_000):
@@ -254,6 +256,7 @@ def test_a_backward_that_returns_the_wrong_shape_or_number_or_nothing_is_named()
             out.backward()
 
 
+@pytest.mark.host
 def test_a_tensor_owns_its_data_when_it_is_trained():
     array = np.ones(3)
     assert Tensor(array).data is array
@@ -291,6 +294,7 @@ def test_no_grad_ends_with_an_exception_and_belongs_to_its_thread():
     assert seen == [True]
 
 
+@pytest.mark.host
 def test_kernels_can_be_chosen_and_a_node_keeps_to_its_own():
     image, weight = leaf(1, 2, 5, 5), leaf(3, 2, 3, 3)
     outputs = {}

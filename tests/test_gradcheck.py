@@ -184,6 +184,7 @@ def test_layer_held_by_an_object(rng):
     assert pipeline.layer.weight.dtype == np.float32
 
 
+@pytest.mark.host
 def test_array_in_a_closure_that_is_written_to(rng):
     mean, var = np.zeros(3), np.ones(3)
     assert gradcheck(lambda x: F.batch_norm(x, mean, var, training=True), rng.standard_normal((5, 3)))
@@ -243,6 +244,7 @@ def test_central_differences_where_an_operation_is_not_smooth(rng):
     assert "not marked smooth: relu" in report.notes[0]
 
 
+@pytest.mark.host
 def test_central_differences_where_complex_numbers_are_refused(rng):
     report = gradcheck(lambda x: F.tanh(x) if float(x.data.max()) > 9 else F.exp(x), rng.standard_normal(4))
     assert report

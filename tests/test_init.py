@@ -231,6 +231,7 @@ def test_drawing_in_blocks_gives_the_same_numbers(name, monkeypatch):
     assert np.array_equal(filled((5, 7), lambda t: RANDOM[name](t, generator=np.random.default_rng(1))), whole)
 
 
+@pytest.mark.host
 @every_random
 def test_in_place_whatever_the_layout(name):
     tensor = Parameter(np.zeros((4, 5), np.float32))

@@ -142,6 +142,7 @@ def test_in_a_dry_run_layers_take_no_memory_and_states_are_compared_only():
     np.testing.assert_array_equal(small.weight.data, 1)
 
 
+@pytest.mark.host
 def test_modes_dtypes_and_gradients():
     block = Block()
     assert not block.eval().head[1].training and block.train().bn1.training

@@ -28,7 +28,9 @@ def probabilities(*shape):
 
 
 def running(channels):
-    return {"running_mean": np.linspace(-1, 1, channels), "running_var": np.linspace(0.5, 2, channels)}
+    return {
+        "running_mean": Tensor(np.linspace(-1, 1, channels)), "running_var": Tensor(np.linspace(0.5, 2, channels)),
+    }  # fmt: skip
 
 
 X, IMAGE, WIDE = (3, 4), (2, 3, 5, 6), (2, 4, 7, 5)

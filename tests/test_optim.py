@@ -268,6 +268,7 @@ def test_blocks_do_not_change_a_bit(rule, dtype, monkeypatch):
     assert np.array_equal(run(cls, start, gradients, options)[0], whole)
 
 
+@pytest.mark.host
 @every_rule
 def test_arrays_that_are_not_contiguous(rule, monkeypatch):
     cls, options = RULES[rule]

@@ -155,7 +155,7 @@ def _usual_shape(model: Any) -> list[tuple[int, ...]]:
 def _of_model(model: Any, shapes: list[tuple[int, ...]], depth: int | None) -> Graph:
     parameters = model.parameters() if isinstance(model, Module) else iter(())
     dtype = next((p.dtype for p in parameters if p.dtype.kind == "f"), np.dtype("float32"))
-    inputs = [Tensor(np.broadcast_to(np.zeros((), dtype=dtype), shape)) for shape in shapes]
+    inputs = [Tensor._of(np.broadcast_to(np.zeros((), dtype=dtype), shape)) for shape in shapes]
     listing = Listing()
     error = None
     try:

@@ -291,7 +291,8 @@ def provenance(losses: Tensor | Mapping[str, Tensor], model: Module, by: str = "
         model: whose layers are looked at.
         by: ``"loss"``: a part for each term.
             ``"branches"``: a part for each number of residual branches that a path went through, from 0 (all
-            shortcuts) to the number of blocks (Veit et al. 2016, section 4).
+            shortcuts) to the number of blocks (Veit et al. 2016, section 4). A block whose input is the network's own
+            is not among them: no layer lies before it.
             ``"blocks"``: at the input of each residual block, what came through its shortcut, through its branch, and
             from elsewhere (another use of that value).
 

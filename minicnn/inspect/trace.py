@@ -77,7 +77,7 @@ def trace(model: Any, *input_shapes: tuple[int, ...], dtype: Any = "float32") ->
     Raises:
         ValueError: shapes that the network cannot take, as its layers say.
     """
-    inputs = [Tensor(np.broadcast_to(np.zeros((), dtype=dtype), shape)) for shape in input_shapes]
+    inputs = [Tensor._of(np.broadcast_to(np.zeros((), dtype=dtype), shape)) for shape in input_shapes]
     listing = Listing()
     with dry_run(), observe(listing):
         output = model(*inputs)

@@ -8,22 +8,27 @@ from __future__ import annotations
 
 from math import prod
 
-from ..backend import Array, array_module
+from ..backend import Array, array_module, is_array
 from .activation import log_softmax_forward
 from .elementwise import unbroadcast
-
-NAN = float("nan")  # the mean of no items, written so that NumPy does not warn of 0/0
 
 
 def _reduce(losses: Array, reduction: str, total_weight) -> Array:
     if reduction == "none":
         return losses
-    return losses.sum() if reduction == "sum" else losses.sum() / (total_weight or NAN)
+    return losses.sum() if reduction == "sum" else losses.sum() / _or_nan(total_weight)
 
 
 def _grad_of_losses(grad_output: Array, reduction: str, total_weight) -> Array:
     """The gradient of each item's loss, to be broadcast where the losses were reduced."""
-    return grad_output / (total_weight or NAN) if reduction == "mean" else grad_output
+    return grad_output / _or_nan(total_weight) if reduction == "mean" else grad_output
+
+
+def _or_nan(total_weight):
+    """What a mean divides by: NaN for no items, without NumPy's warning of 0/0, and without a GPU's answer."""
+    if not is_array(total_weight):
+        return total_weight or float("nan")
+    return array_module(total_weight).where(total_weight == 0, float("nan"), total_weight)
 
 
 def _item_weights(input: Array, target: Array, weight: Array | None, ignore_index: int) -> Array:

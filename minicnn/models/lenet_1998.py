@@ -70,8 +70,8 @@ class TableConv2d(nn.Module):
     def __init__(self, table: np.ndarray, size: int):
         super().__init__()
         fans_in = [size * size * int(column.sum()) for column in table.T]
-        self.weight = Parameter(np.concatenate([uniform(f, f // size**2, size, size).data for f in fans_in]))
-        self.bias = Parameter(np.concatenate([uniform(f, 1).data for f in fans_in]))
+        self.weight = Parameter(F.cat([uniform(f, f // size**2, size, size) for f in fans_in]).data)
+        self.bias = Parameter(F.cat([uniform(f, 1) for f in fans_in]).data)
         self.place = np.full(table.T.shape, len(self.weight))  # (out, in): which kernel; behind the last, one of zeros
         self.place[table.T] = np.arange(len(self.weight))
 
@@ -130,5 +130,5 @@ def lenet5_loss(scores: Tensor, target: Any, j: float = 10.0) -> Tensor:
     It is the cross-entropy with one class more, "rubbish", of the constant penalty `j`: penalties far above that are
     not pushed up further. The paper does not print its j.
     """
-    rubbish = Tensor(backend.like(np.full((scores.shape[0], 1), -j, dtype=scores.dtype), scores.data))
+    rubbish = Tensor._of(backend.like(np.full((scores.shape[0], 1), -j, dtype=scores.dtype), scores.data))
     return F.cross_entropy(F.cat([scores, rubbish], dim=1), target)

@@ -247,7 +247,7 @@ class Module:
 
     def to(self, device: Any = None, dtype: Any = None) -> Module:
         """Move parameters and buffers, in place: to a device, a floating-point dtype (not integer buffers), or both."""
-        if device is not None and dtype is None and not str(device).startswith(("cpu", "cuda")):
+        if device is not None and dtype is None and not backend.is_device(device):
             device, dtype = None, device  # ``model.to("float64")``
         dtype = None if dtype is None else np.dtype(dtype)
         if dtype is not None and dtype.kind not in "fc":

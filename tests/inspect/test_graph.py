@@ -397,6 +397,7 @@ def test_constants_and_what_is_made_of_parameters_stand_above_what_they_are_for(
     assert named["matmul"].detail == "3"
 
 
+@pytest.mark.host
 def test_an_array_that_is_wrapped_twice_is_one_input():
     x, layer = np.ones((2, 4), np.float32), nn.Linear(4, 4)
     drawn = graph(layer(x) * layer(x))

@@ -72,6 +72,7 @@ SMALL = {
 }
 
 
+@pytest.mark.host
 @pytest.mark.parametrize("name", SMALL)
 def test_a_training_step(name, monkeypatch):
     options, shape = SMALL[name]
@@ -79,6 +80,7 @@ def test_a_training_step(name, monkeypatch):
     assert predicted == pytest.approx(measure(monkeypatch, lambda: getattr(models, name)(**options), shape), rel=0.05)
 
 
+@pytest.mark.host
 @pytest.mark.parametrize("name", ["lenet5", "alexnet", "vgg11", "googlenet", "resnet18"])
 def test_an_evaluation(name, monkeypatch):
     """Here much depends on which Python variables still hold an array."""
@@ -88,6 +90,7 @@ def test_an_evaluation(name, monkeypatch):
     assert predicted == pytest.approx(measured, rel=0.05)
 
 
+@pytest.mark.host
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_optimizers(optimizer, monkeypatch):
     options, shape = dict(width=0.25, input_size=99), (2, 3, 99, 99)  # almost all of it parameters
@@ -98,6 +101,7 @@ def test_optimizers(optimizer, monkeypatch):
     assert predicted.parts["optimizer"] == copies * predicted.parts["parameters"]
 
 
+@pytest.mark.host
 @pytest.mark.parametrize("number", [1, 2])
 def test_threads(number, monkeypatch):
     monkeypatch.setattr(threads, "_requested", number)
@@ -106,6 +110,7 @@ def test_threads(number, monkeypatch):
     assert predicted == pytest.approx(measure(monkeypatch, lambda: models.resnet18(**options), shape), rel=0.05)
 
 
+@pytest.mark.host
 @pytest.mark.long
 @pytest.mark.parametrize(("name", "batch"), [("vgg16", 2), ("googlenet", 4), ("resnet34", 4)])
 def test_full_size(name, batch, monkeypatch):
@@ -129,6 +134,7 @@ class Branching(nn.Module):
         return self.last(F.cat([y[:, :250], F.softplus(y[:, 250:])], 1))
 
 
+@pytest.mark.host
 @pytest.mark.parametrize("training", [True, False])
 def test_a_network_of_ones_own(training, monkeypatch):
     predicted = memory(Branching(), (2000, 400), training=training)
@@ -150,6 +156,7 @@ class Doubling(nn.Module):
         return self.last(y)
 
 
+@pytest.mark.host
 def test_gradients_that_are_passed_on_and_summed(monkeypatch):
     result = memory(Doubling(), (2000, 10))
     made = result.parts["activations"] + result.parts["activation_gradients"]

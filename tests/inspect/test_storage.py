@@ -13,6 +13,8 @@ from minicnn.engine import Op, observe
 from minicnn.inspect.storage import KEEPS, TEMPORARIES, is_view, kept_for_backward, owner, saved, temporaries
 from minicnn.kernels.fast import conv as fast_conv
 
+pytestmark = pytest.mark.host  # who shares memory with whom is asked of NumPy
+
 OPS = {name: value for name, value in vars(F).items() if isinstance(value, Op)}
 
 IMAGES = (4, 16, 64, 64)  # 1 MiB: NumPy reuses intermediate results from 256 KiB on

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from minicnn import kernels
 from minicnn.kernels import fast, naive
+from tests.device import places
 
 drawn = settings(derandomize=True, deadline=None)  # how many examples, the profile says
 seeds = st.integers(0, 2**32 - 1)
@@ -38,6 +39,8 @@ def pairs_of(module) -> dict[str, Pair]:
         if name.endswith("_forward") and not name.startswith("_") and function.__module__.startswith(module.__name__):
             stem = name.removesuffix("_forward")
             found[stem] = Pair(function, getattr(module, f"{stem}_backward"))
+    if module not in ROOMS.values() and places.on_a_device():
+        return {stem: Pair(*map(places.crossing, pair)) for stem, pair in found.items()}
     return found
 
 
@@ -58,6 +61,8 @@ def implementations(name: str) -> dict[str, Pair]:
 def each_implementation(name: str):
     """Run the test once with each implementation of the operation as its `pair`."""
     forms = implementations(name)
+    if places.on_a_device():  # the others are for the host
+        forms = {"neutral": forms["neutral"]}
     return pytest.mark.parametrize("pair", list(forms.values()), ids=list(forms))
 
 

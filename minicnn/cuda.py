@@ -1,0 +1,15 @@
+"""CUDA devices: whether there is one that works."""
+
+from __future__ import annotations
+
+from . import backend
+
+
+def is_available() -> bool:
+    """Whether a CUDA device works: something is allocated, computed and copied back. `minicnn doctor` says why not."""
+    return backend.cuda_problem() is None
+
+
+def device_count() -> int:
+    """How many there are; 0 where none works."""
+    return backend.device_count() if is_available() else 0

@@ -1,0 +1,133 @@
+"""The double is strict, and faults that only a GPU would show are caught: on the double, or by real CuPy.
+
+Each fault is a line that NumPy computes without a word. It is run as if it stood in a file of minicnn's.
+"""
+
+import sys
+
+import numpy as np
+import pytest
+
+from minicnn import backend
+from tests.device import double
+
+pytestmark = pytest.mark.host
+
+# With a, b (3, 4) and rows (3,) arrays of the device, n (3, 4) one of the host, i [2, 0, 1] integers of the device.
+FAULTS = {
+    "where= of an operation": "xp.sqrt(a, where=a > 0)",
+    "order= of an operation": "xp.add(a, b, order='C')",
+    "where= of a sum": "a.sum(where=a > 0)",
+    "initial= of a maximum": "a.max(initial=0)",
+    "NumPy's function of an array": "np.exp(a)",
+    "NumPy's sum of an array": "np.sum(a)",
+    "NumPy's padding of an array": "np.pad(a, 1)",
+    "NumPy's array of an array": "np.asarray(a)",
+    "NumPy's mean of losses": "np.mean([a.sum(), b.sum()])",
+    "arithmetic with an array of the host": "a + n",
+    "arithmetic of an array of the host": "n * a",
+    "arithmetic in place with an array of the host": "a.__iadd__(n)",
+    "arithmetic with a number of NumPy's": "a * np.float64(2)",
+    "arithmetic with an array without axes": "a * np.array(2.0)",
+    "a list as an operand": "xp.maximum(a, [0, 0, 0, 0])",
+    "an array of the host among those to join": "xp.concatenate([a, n])",
+    "an array of the host that is assigned": "a.__setitem__(slice(0, 2), n[:2])",
+    "a list that is assigned": "a.__setitem__((0, slice(0, 2)), [7, 8])",
+    "a list as an index": "a[[0, 2]]",
+    "an array of the host as an index": "a[np.array([0, 2])]",
+    "a result in range": "range(a.argmax())",
+    "a result as a length": "xp.zeros(a.argmax(), dtype='f')",
+    "a result that is rounded": "round(a.sum(), 2)",
+    "a result as a key": "{a.sum(): 1}",
+    "a result as JSON": "json.dumps(a.sum())",
+    "einsum into an array": "xp.einsum('ij->i', a, out=rows)",
+    "reduceat": "xp.add.reduceat(rows, [0, 1])",
+    "maximum.reduce": "xp.maximum.reduce(a)",
+    "subtract.at": "xp.subtract.at(rows, i, 1.0)",
+    "an index of several axes for NumPy's add.at": "np.add.at(a, (i, i), 1.0)",
+    "scatter_add": "xp.scatter_add(rows, i, 1.0)",
+    "errstate": "xp.errstate(all='ignore')",
+    "take with a mode": "xp.take(rows, i, mode='clip')",
+    "clip by keywords": "xp.clip(a, min=0, max=1)",
+    "reshape by keyword": "xp.reshape(a, shape=(4, 3))",
+    "astype with casting": "a.astype('f8', casting='safe')",
+    "copyto from the host": "xp.copyto(a, n)",
+    "whether it can be written to": "a.flags.writeable",
+    "random numbers of the device": "xp.random.default_rng(0).normal(size=3)",
+    "item by its place": "rows.item(1)",
+    "an array of texts": "xp.asarray(['a', 'b'])",
+    "a view that NumPy makes": "np.lib.stride_tricks.as_strided(a, (2, 2), (8, 8))",
+    "a name that CuPy lacks": "xp.float128",
+    "a write through a broadcast view": "xp.broadcast_to(rows, (2, 3)).__setitem__(0, 5.0)",
+}
+
+
+@pytest.fixture
+def given(monkeypatch):
+    monkeypatch.delitem(sys.modules, "cupy", raising=False)
+    double.install()
+    n = np.arange(12, dtype=np.float32).reshape(3, 4) + 1
+    a, b, rows, i = (backend.to_device(x, "cuda") for x in (n, n, n[:, 0], np.array([2, 0, 1])))
+    import json
+
+    yield {"np": np, "xp": backend.array_module(a), "a": a, "b": b, "n": n, "rows": rows, "i": i, "json": json}
+    monkeypatch.delitem(sys.modules, "cupy")
+
+
+def run(line, names):
+    """As a line of minicnn's."""
+    return eval(compile(line, f"{double.PACKAGE}/planted.py", "eval"), names)
+
+
+@pytest.mark.parametrize("line", FAULTS.values(), ids=FAULTS)
+def test_a_fault_is_caught(line, given):
+    errors = (TypeError, ValueError, AttributeError, NotImplementedError)
+    with pytest.raises(errors):
+        run(line, given)
+
+
+def test_in_place_product_binds_a_new_array(given):
+    names = given | {"w": backend.to_device(np.ones((4, 4), np.float32), "cuda")}
+    before = names["a"]
+    exec(compile("a @= w", f"{double.PACKAGE}/planted.py", "exec"), names)
+    assert names["a"] is not before and (np.asarray(before) == names["n"]).all()
+
+
+def test_indices_out_of_range_wrap_around(given):
+    given["far"] = backend.to_device(np.array([1, 3, -5]), "cuda")
+    np.testing.assert_array_equal(run("rows[far]", given), [5, 1, 5])
+
+
+def test_results_have_no_axes_and_every_crossing_counts(given):
+    double.Counts.reset()
+    total = run("a.sum()", given)
+    assert isinstance(total, double.ndarray) and total.shape == ()
+    assert run("float(a.sum())", given) == 78 and run("bool(a.any())", given) and run("a[a > 6].shape", given) == (6,)
+    assert double.Counts.to_host == 3
+    run("xp.asarray(n)", given)
+    assert double.Counts.to_device == 1
+
+
+def test_a_test_may_look(given):
+    a, n = given["a"], given["n"]
+    np.testing.assert_array_equal(a + n, 2 * n)
+    np.testing.assert_array_equal(np.exp(a), np.exp(n))
+    assert (a[[0, 2]] == n[[0, 2]]).all() and a.sum() == n.sum()
+
+
+def test_a_copy_is_one(given):
+    given["n"][0, 0] = -1
+    assert given["a"][0, 0] == 1
+
+
+RIGHT = [
+    "xp.where(a > 2, a, 0)", "xp.exp(a, out=b)", "a.sum(axis=0, keepdims=True)", "xp.add.at(rows, i, 1.0)",
+    "xp.take_along_axis(a, i[:, None], axis=1)", "xp.full((2, 2), 1.5, dtype=a.dtype)", "(a @ b.T).reshape(9)",
+    "xp.concatenate([a, b], axis=1)", "xp.lib.stride_tricks.sliding_window_view(a, (2, 2))", "a.clip(0, 1)",
+    "xp.expand_dims(rows, 0)", "a.astype('f8', copy=False)", "2 ** a", "-a // 2", "xp.result_type(a, 'f8')",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("line", RIGHT)
+def test_what_is_right_passes(line, given):
+    run(line, given)
