@@ -19,7 +19,8 @@ from __future__ import annotations
 import json
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -451,18 +452,36 @@ class Device:
         _sync()
 
 
-def install() -> None:
-    """Let ``import cupy`` find the double.
-
-    Raises:
-        RuntimeError: the real one has been imported.
-    """
-    if "cupy" in sys.modules and not isinstance(sys.modules["cupy"], Namespace):
-        raise RuntimeError("CuPy itself is imported already")
+def make() -> Namespace:
+    """What stands in for the module ``cupy``."""
     cupy = Namespace("cupy", np)
     cupy.__version__ = API["cupy"]
     cupy.cuda = types.SimpleNamespace(
         Device=Device, is_available=lambda: True,
         runtime=types.SimpleNamespace(CUDARuntimeError=CUDARuntimeError, getDeviceCount=lambda: 1),
     )  # fmt: skip
-    sys.modules["cupy"] = cupy
+    return cupy
+
+
+def install() -> None:
+    """Let ``import cupy`` find the double from now on.
+
+    Raises:
+        RuntimeError: the real one has been imported.
+    """
+    if "cupy" in sys.modules:
+        raise RuntimeError("CuPy itself is imported already")
+    sys.modules["cupy"] = make()
+
+
+@contextmanager
+def installed() -> Iterator[None]:
+    """Let ``import cupy`` find the double inside the `with`."""
+    before = sys.modules.get("cupy")
+    sys.modules["cupy"] = make()
+    try:
+        yield
+    finally:
+        del sys.modules["cupy"]
+        if before is not None:
+            sys.modules["cupy"] = before

@@ -1,7 +1,5 @@
 """Devices: names, moving, mixing, crossings; on the strict double, whose strictness is tested in test_double.py."""
 
-import sys
-
 import numpy as np
 import pytest
 
@@ -14,13 +12,11 @@ pytestmark = pytest.mark.host  # these bring the double themselves
 
 
 @pytest.fixture
-def pretended(monkeypatch):
-    """CuPy's strict double, where there is no CuPy."""
-    monkeypatch.delitem(sys.modules, "cupy", raising=False)
-    double.install()
-    double.Counts.reset()
-    yield double.Counts
-    monkeypatch.delitem(sys.modules, "cupy")
+def pretended():
+    """CuPy's strict double, while the test runs."""
+    with double.installed():
+        double.Counts.reset()
+        yield double.Counts
 
 
 def test_names():

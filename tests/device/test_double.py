@@ -3,6 +3,7 @@
 Each fault is a line that NumPy computes without a word. It is run as if it stood in a file of minicnn's.
 """
 
+import json
 import sys
 
 import numpy as np
@@ -63,15 +64,18 @@ FAULTS = {
 
 
 @pytest.fixture
-def given(monkeypatch):
-    monkeypatch.delitem(sys.modules, "cupy", raising=False)
-    double.install()
-    n = np.arange(12, dtype=np.float32).reshape(3, 4) + 1
-    a, b, rows, i = (backend.to_device(x, "cuda") for x in (n, n, n[:, 0], np.array([2, 0, 1])))
-    import json
+def given():
+    with double.installed():
+        n = np.arange(12, dtype=np.float32).reshape(3, 4) + 1
+        a, b, rows, i = (backend.to_device(x, "cuda") for x in (n, n, n[:, 0], np.array([2, 0, 1])))
+        yield {"np": np, "xp": backend.array_module(a), "a": a, "b": b, "n": n, "rows": rows, "i": i, "json": json}
 
-    yield {"np": np, "xp": backend.array_module(a), "a": a, "b": b, "n": n, "rows": rows, "i": i, "json": json}
-    monkeypatch.delitem(sys.modules, "cupy")
+
+def test_it_leaves_nothing_behind():
+    before = dict(sys.modules)
+    with double.installed():
+        assert sys.modules["cupy"] is not before.get("cupy")
+    assert sys.modules == before
 
 
 def run(line, names):
