@@ -1,5 +1,6 @@
 # make demo    train LeNet-5 on MNIST, from nothing, and test it
 # make test    the test suite, and most of it again on a strict double of CuPy; LONG=1 adds the long tests
+# make test-cupysim  the tests on CuPy itself, on an emulated device, where ../shared/cupysim is
 # make lint    ruff and mypy
 # make clean   remove the virtual environments and what the tools left behind
 #
@@ -12,14 +13,25 @@ LONG ?=
 # Named for the Python that made it, so that another PYTHON makes the environment anew.
 READY := ready-$(shell $(PYTHON) -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])' 2>/dev/null)
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-cupysim lint clean
 
 demo: .venv/demo/$(READY)
 	@.venv/demo/bin/python -m minicnn demo
 
 test: .venv/test/$(READY)
 	@.venv/test/bin/python -m pytest -n $(JOBS) $(if $(LONG),-m "not gpu")
-	@.venv/test/bin/python -m pytest -n $(JOBS) --device double --at-least 3600 -m "not long and not gpu and not page"
+	@.venv/test/bin/python -m pytest -n $(JOBS) --device double --at-least 3500
+
+# The same tests on CuPy itself, on a device that is emulated: it is no GPU. Where ../shared/cupysim is.
+CUPYSIM = ../shared/cupysim
+ON_CUPYSIM = tests/kernels tests/test_op_gradients.py tests/test_functional.py tests/test_engine.py tests/test_module.py \
+    tests/test_optim.py tests/test_clip.py tests/test_init.py tests/test_train.py::test_fit_steps_as_one_would_by_hand \
+    'tests/models/test_learning.py::test_learns_one_batch_by_heart[lenet5-modern]'
+test-cupysim:
+	@$(CUPYSIM)/build.sh $(CURDIR)/.venv/cupysim
+	@. .venv/cupysim/env.sh; MINICNN_REQUIRE_GPU=1 .venv/cupysim/venv/bin/python -m pytest -q -m gpu --at-least 2050 $(ON_CUPYSIM)
+	@. .venv/cupysim/env.sh; CUPYSIM_REVERSE=1 MINICNN_REQUIRE_GPU=1 \
+	    .venv/cupysim/venv/bin/python -m pytest -q -m gpu --at-least 1300 tests/kernels
 
 lint: .venv/test/$(READY)
 	@.venv/test/bin/python -m ruff check

@@ -36,7 +36,7 @@ CONTEXT = {name: variable for name, variable in vars(engine).items() if isinstan
 # CuPy itself. A test that is about the host (threads, files, memory that is shared with an array of NumPy's, ...) is
 # marked `host`.
 ON_DEVICES = (
-    "device", "inspect", "kernels", "models", "test_clip.py", "test_engine.py", "test_functional.py",
+    "inspect", "kernels", "models", "test_clip.py", "test_engine.py", "test_functional.py",
     "test_gradcheck.py", "test_init.py", "test_lr_scheduler.py", "test_metrics.py", "test_module.py",
     "test_op_gradients.py", "test_optim.py", "test_train.py", "test_weights.py",
 )  # fmt: skip
@@ -44,33 +44,53 @@ ON_DEVICES = (
 
 def pytest_addoption(parser):
     group = parser.getgroup("minicnn")
-    group.addoption("--device", choices=("cpu", "double", "cuda"), default="cpu", help="where tensors are made")
+    group.addoption("--device", choices=("cpu", "double", "cuda"), help="where tensors are made; -m gpu means cuda")
     group.addoption("--at-least", type=int, default=0, help="fail if fewer tests pass")
 
 
 def pytest_configure(config):
-    if config.getoption("device") != "cpu":
+    option = config.option
+    option.device = option.device or ("cuda" if option.markexpr.split() == ["gpu"] else "cpu")
+    if option.device == "cuda" and os.environ.get("MINICNN_REQUIRE_GPU") and (problem := backend.cuda_problem()):
+        raise pytest.UsageError(f"MINICNN_REQUIRE_GPU is set, and no CUDA device works: {problem}")
+    if option.device != "cpu":
         from tests.device import places
 
-        places.install(config.getoption("device"))
+        places.install(option.device)
+
+
+def pytest_report_header(config):
+    if config.option.device == "cuda" and not backend.cuda_problem():
+        import cupy
+
+        name = cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
+        return f"device: {name}, CuPy {cupy.__version__}. Not run on it: what is marked host, long or page"
+    return f"device: {config.option.device}"
 
 
 def pytest_ignore_collect(collection_path, config):
     """On a device only what can run there."""
-    if config.getoption("device") == "cpu" or collection_path == TESTS:
+    if config.option.device == "cpu" or collection_path == TESTS:
         return None
     return None if collection_path.relative_to(TESTS).parts[0] in ON_DEVICES else True
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m is looked at
 def pytest_collection_modifyitems(config, items):
-    if config.getoption("device") != "cpu":
-        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("host")])
-        items[:] = [item for item in items if not item.get_closest_marker("host")]
+    problem = config.option.device == "cuda" and backend.cuda_problem()
+    for item in items if config.option.device == "cuda" else ():
+        item.add_marker(pytest.mark.gpu)
+        if problem:
+            item.add_marker(pytest.mark.skip(reason=f"no CUDA device works: {problem}"))
+    if config.option.device != "cpu":
+        left_out = [item for item in items if any(map(item.get_closest_marker, ("host", "long", "page")))]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
 
 
 def pytest_terminal_summary(terminalreporter, config):
     passed = len(terminalreporter.stats.get("passed", []))
-    if config.getoption("device") != "cpu":
+    if config.option.device != "cpu":
         terminalreporter.write_line(f"device: {config.getoption('device')}; {passed} tests passed on it")
 
 
@@ -85,7 +105,7 @@ def pytest_sessionfinish(session, exitstatus):
 @pytest.fixture(autouse=True)
 def place(request):
     """Tensors of a test are made on the device that the tests run on."""
-    if request.config.getoption("device") == "cpu":
+    if request.config.option.device == "cpu":
         yield
     else:
         with backend.device("cuda"):
@@ -102,6 +122,7 @@ def process_state() -> dict[str, Any]:
     """What a test must leave as it found it."""
     return {
         **{f"engine.{name}": variable.get() for name, variable in CONTEXT.items()},
+        "where new tensors go": backend._new_tensors_go_to.get(),
         "the number of threads": threads._requested,
         "np.geterr()": np.geterr(),
         "np.get_printoptions()": np.get_printoptions(),
@@ -114,6 +135,7 @@ def restore(state: dict[str, Any]) -> None:
     """Put back what would make the tests that follow fail too."""
     for name, variable in CONTEXT.items():
         variable.set(state[f"engine.{name}"])
+    backend._new_tensors_go_to.set(state["where new tensors go"])
     threads._requested = state["the number of threads"]
     np.seterr(**state["np.geterr()"])
     np.set_printoptions(**state["np.get_printoptions()"])

@@ -82,6 +82,7 @@ def test_gradients_are_replaced_not_written_into(call):
     assert all(np.array_equal(a, b) for a, b in zip(held, copies, strict=True))
 
 
+@pytest.mark.host
 def test_a_small_norm_changes_nothing():
     params = with_gradients(1)
     before = [p.grad for p in params]
@@ -186,7 +187,7 @@ def test_scaling_regardless_is_pytorchs_default():
         (lambda p: clip_grad_norm_(p, math.nan), ValueError, "max_norm is nan"),
         (lambda p: clip_grad_norm_(p, 1.0, 0), ValueError, "norm_type is 0"),
         (lambda p: clip_grad_norm_(p, 1.0, -math.inf), ValueError, "norm_type is -inf"),
-        (lambda p: clip_grad_norm_([p, p.grad], 1.0), TypeError, "parameter 1 is a ndarray, and must be a Tensor"),
+        (lambda p: clip_grad_norm_([p, p.grad], 1.0), TypeError, "parameter 1 is a .*, and must be a Tensor"),
         (lambda p: clip_grad_norm_([("bias", 3)], 1.0), TypeError, "bias is a int"),
         (lambda p: clip_grad_value_(p, -1.0), ValueError, "clip_value is -1"),
         (lambda p: clip_grad_value_(p, math.nan), ValueError, "clip_value is nan"),

@@ -12,6 +12,7 @@ LEAKS = {
     "engine._observers": "engine._observers.set((object(),))",
     "engine._scope": "engine._scope.set((object(),))",
     "engine._dry_run": "engine._dry_run.set(True)",
+    "where new tensors go": "minicnn.device('cuda').__enter__()",
     "the number of threads": "minicnn.set_num_threads(minicnn.threads.get_num_threads() + 1)",
     "np.geterr()": "numpy.seterr(over='ignore')",
     "np.get_printoptions()": "numpy.set_printoptions(precision=3)",

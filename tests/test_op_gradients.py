@@ -14,6 +14,7 @@ from minicnn import functional as F
 from minicnn.engine import Op, observe
 from minicnn.gradcheck import Trace, gradcheck
 from minicnn.testing import assert_gradients
+from tests.device import places
 
 OPS = {name: value for name, value in vars(F).items() if isinstance(value, Op)}
 
@@ -195,6 +196,8 @@ ZERO = {("POW", 6), ("DROPOUT", 2), ("ADD", 7), ("LINEAR", 5), ("CONV2D", 8), ("
 
 def case(name, i):
     """The function and its inputs as arrays."""
+    if name == "TO_DTYPE" and places.on_a_device():
+        pytest.skip("a device has no longer floats")
     fn, *inputs = CASES[name][i]
     rng = np.random.default_rng(11)
     return fn, [rng.standard_normal(x) if isinstance(x, tuple) else x for x in inputs]
@@ -202,6 +205,8 @@ def case(name, i):
 
 def rooms(name):
     """The implementations to check `name` in: all that there are of it."""
+    if places.on_a_device():  # where there is one
+        return ["im2col"]
     forward = OPS[name].forward.__name__
     return [room for room, kernels in use_kernels.rooms.items() if kernels is None or hasattr(kernels, forward)]
 
@@ -236,7 +241,8 @@ def test_gradient(name, i, room):
         report = assert_gradients(fn, *inputs, max_entries=entries, **tolerance)
     assert OPS[name] in {node.op for node in trace.values}, "the case does not use its operation"
     assert report.set_aside == 0
-    assert report.method == ("complex step" if smooth else "central differences")
+    if not (places.on_a_device() and name == "POW"):  # CuPy's complex power loses digits beside the negative numbers
+        assert report.method == ("complex step" if smooth else "central differences")
     assert any(measured.largest > 1e-3 for measured in report.inputs) == ((name, i) not in ZERO), "nothing was measured"
 
 

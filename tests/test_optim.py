@@ -285,6 +285,7 @@ def test_arrays_that_are_not_contiguous(rule, monkeypatch):
     assert np.array_equal(p.data, want[-1])
 
 
+@pytest.mark.host
 @every_rule
 def test_writes_in_place(rule):
     cls, options = RULES[rule]

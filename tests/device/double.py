@@ -157,7 +157,7 @@ class ndarray:
     __hash__ = None  # type: ignore[assignment]
 
     def __init__(self, host: np.ndarray):
-        if host.dtype.kind not in "biufc":
+        if host.dtype.kind not in "biufc" or host.dtype.char in "gG":  # nor has it long doubles
             raise ValueError(f"Unsupported dtype {host.dtype}")
         self._host = host
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from minicnn import kernels
+from minicnn import backend, kernels
 from minicnn.kernels import fast, naive
 from tests.device import places
 
@@ -102,7 +102,7 @@ def arrays_in(*values) -> Iterator[np.ndarray]:
 
 def assert_close(actual, expected, tolerance: float | None = None) -> None:
     """Equal in shape and dtype, and in value to `tolerance` of the largest value (or of 1, if that is more)."""
-    actual, expected = np.asarray(actual), np.asarray(expected)
+    actual, expected = (backend.to_host(x) if backend.is_array(x) else np.asarray(x) for x in (actual, expected))
     assert actual.shape == expected.shape
     assert actual.dtype == expected.dtype
     if tolerance is None:
