@@ -1,7 +1,7 @@
 # make demo    train LeNet-5 on MNIST, from nothing, and test it
 # make test    the test suite, and most of it again on a strict double of CuPy; LONG=1 adds the long tests
 # make test-cupysim  the tests on CuPy itself, on an emulated device, where ../shared/cupysim is
-# make lint    ruff and mypy
+# make lint    ruff, mypy, and what a GPU would refuse
 # make clean   remove the virtual environments and what the tools left behind
 #
 # demo and test make their own virtual environments under .venv/, once, with PYTHON (3.10 or newer).
@@ -36,6 +36,7 @@ test-cupysim:
 lint: .venv/test/$(READY)
 	@.venv/test/bin/python -m ruff check
 	@.venv/test/bin/python -m mypy minicnn
+	@.venv/test/bin/python -m tests.device.lint
 
 clean:
 	rm -rf .venv build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

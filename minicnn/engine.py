@@ -287,7 +287,10 @@ def _implementation(op: Op, arrays: tuple[Array | None, ...]) -> tuple[Callable,
     """The forward and backward that the current choice of kernels gives `op` on these arrays."""
     threads.hold_blas()
     room = use_kernels.rooms[_kernels.get()]
-    plain = all(x is None or (isinstance(x, np.ndarray) and x.dtype.kind == "f") for x in arrays)
+    plain = all(
+        x is None or (isinstance(x, np.ndarray) and x.dtype.kind == "f")  # host: the fast kernels are NumPy's
+        for x in arrays
+    )
     if room is None or not plain or not hasattr(room, op.forward.__name__):
         return op.forward, op.backward
     return getattr(room, op.forward.__name__), getattr(room, op.backward.__name__)
@@ -330,7 +333,7 @@ class Tensor:
             data = array.astype(np.float32) if array.dtype == np.float64 else array
         elif isinstance(data, np.generic):
             data = np.asarray(data)
-        if isinstance(data, np.ndarray) and not given and not _dry_run.get():
+        if isinstance(data, np.ndarray) and not given and not _dry_run.get():  # host: what is there crosses over
             data = backend.new(data)
         self.data: Array = data.copy() if requires_grad and not _dry_run.get() else data
         self.grad: Array | None = None
@@ -518,7 +521,7 @@ def apply_with_saved(op: Op, *inputs: Tensor | None, **params: Any) -> tuple[Ten
         if op.shape is None:  # one of the user's own: what comes out of zeros has the shape
             zeros = (None if x is None else np.zeros(x.shape, dtype=x.dtype) for x in arrays)
             with np.errstate(all="ignore"):
-                made = np.asarray(op.forward(*zeros, **params)[0])
+                made = np.asarray(op.forward(*zeros, **params)[0])  # host: a dry run
             shape, dtype = made.shape, made.dtype
         else:
             shape = op.shape(*(None if x is None else x.shape for x in arrays), **params)

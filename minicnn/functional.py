@@ -53,7 +53,7 @@ def _operand(name: str, x: Any, other: Tensor) -> Tensor:
         return x
     if backend.is_array(x) and not isinstance(x, np.generic):
         return Tensor(x.astype(other.dtype) if x.dtype.kind in "biu" else x)
-    number = np.asarray(x)
+    number = np.asarray(x)  # host: no array, those have returned
     if number.dtype.kind not in "biufc":
         raise TypeError(f"{located(name)}: an operand is {x!r}, and must be a number, an array or a Tensor")
     return Tensor._of(backend.like(number.astype(other.dtype), other.data))
@@ -80,7 +80,7 @@ def pair(
         if default is None:
             raise ValueError(f"{located(name)}: {argument} is missing")
         return default
-    both = tuple(value) if isinstance(value, Sequence | np.ndarray) else (value,)
+    both = tuple(value) if isinstance(value, Sequence | np.ndarray) else (value,)  # host: a user's pair
     if len(both) == 1:
         both = both * 2
     if len(both) != 2 or not all(isinstance(v, int | np.integer) and not isinstance(v, bool) for v in both):

@@ -49,7 +49,8 @@ def _pick(values: Array, target: Array, ignore_index: int) -> Array:
 
 def _one_hot(input: Array, target: Array) -> Array:
     """(N, C, *) booleans, True at each item's target class."""
-    classes = array_module(input).arange(input.shape[1])
+    xp = array_module(input)
+    classes = xp.arange(input.shape[1], dtype=xp.int64)
     return classes.reshape(-1, *[1] * (input.ndim - 2)) == target[:, None]
 
 

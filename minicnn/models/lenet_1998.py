@@ -77,7 +77,8 @@ class TableConv2d(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         kernels = F.pad(self.weight, (0, 0, 0, 0, 0, 1))  # (60, 5, 5) → (61, 5, 5)
-        return F.conv2d(maps, kernels[self.place], self.bias)  # a weight of (16, 6, 5, 5)
+        weight = kernels[self.place]  # (16, 6, 5, 5)  # host: 96 numbers, which cross over each time
+        return F.conv2d(maps, weight, self.bias)
 
 
 class RadialBasis(nn.Module):

@@ -300,7 +300,7 @@ def blocks(*arrays: Array | None) -> Iterator[tuple[Any, ...]]:
     """
     given = [x for x in arrays if x is not None]
     size = given[0].size
-    if size <= BLOCK or not all(isinstance(x, np.ndarray) and x.flags.c_contiguous for x in given):
+    if size <= BLOCK or not all(isinstance(x, np.ndarray) and x.flags.c_contiguous for x in given):  # host: caches
         yield arrays
         return
     flat = [None if x is None else x.reshape(-1) for x in arrays]
