@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
@@ -78,11 +79,35 @@ def _equal_bits() -> str:
 
 
 def _gpu() -> str:
+    driver = _driver()
+    cupy = next((v for v in map(_version, ("cupy-cuda12x", "cupy-cuda13x", "cupy")) if v), None)
     problem = backend.cuda_problem()
-    if problem is not None:
-        return f"none in use: {problem}"
-    cupy = next(v for v in map(_version, ("cupy-cuda12x", "cupy-cuda13x", "cupy")) if v)
-    return f"works, through CuPy {cupy}"
+    if problem is None:
+        return f"works, through CuPy {cupy}"
+    have = "CuPy is missing" if cupy is None else f"CuPy {cupy} is there"
+    if driver is None:
+        return f"none: {have}, and an NVIDIA driver (libcuda) is missing. Everything else works without"
+    if cupy is None:
+        return f"not in use: there is a driver for CUDA {driver}, CuPy is missing. {_command(_extra_for(driver))}"
+    return f"does not work: there is a driver for CUDA {driver}, {have}, and {problem}. {_command(_extra_for(driver))}"
+
+
+def _driver() -> str | None:
+    """The version of CUDA that the installed driver is for; None without a driver."""
+    for name in ("libcuda.so.1", "nvcuda.dll"):
+        number = ctypes.c_int()
+        try:
+            failed = ctypes.CDLL(name).cuDriverGetVersion(ctypes.byref(number))
+        except (OSError, AttributeError):  # there is none, or none that can be asked
+            continue
+        if not failed:
+            return f"{number.value // 1000}.{number.value % 1000 // 10}"
+    return None
+
+
+def _extra_for(driver: str) -> str:
+    """A driver runs programs of its own version of CUDA, and of older ones."""
+    return "cuda13" if int(driver.partition(".")[0]) >= 13 else "cuda12"
 
 
 def _extra(name: str) -> str:

@@ -368,12 +368,23 @@ def test_doctor_withdraws_the_promise_of_equal_bits_without_threadpoolctl(monkey
     assert facts["BLAS"].endswith("on as many threads as it likes")
 
 
-def test_doctor_reports_a_gpu(monkeypatch):
-    monkeypatch.setattr(doctor.backend, "cuda_problem", lambda: None)
-    monkeypatch.setattr(doctor, "_version", lambda name: "14.2.0" if name == "cupy-cuda13x" else None)
-    assert dict(doctor.examine())["GPU"] == "works, through CuPy 14.2.0"
-    monkeypatch.setattr(doctor.backend, "cuda_problem", lambda: "no driver")
-    assert dict(doctor.examine())["GPU"] == "none in use: no driver"
+@pytest.mark.parametrize(
+    ("driver", "cupy", "problem", "told"),
+    [
+        ("13.0", "cupy-cuda13x", None, "works, through CuPy 14.2.0"),
+        (None, None, "x", "none: CuPy is missing, and an NVIDIA driver (libcuda) is missing. Everything else works"),
+        (None, "cupy-cuda12x", "x", "none: CuPy 14.2.0 is there, and an NVIDIA driver (libcuda) is missing."),
+        ("12.4", None, "x", "driver for CUDA 12.4, CuPy is missing. Add with: pip install -e '.[cuda12]'"),
+        ("13.1", None, "x", "Add with: pip install -e '.[cuda13]'"),
+        ("12.4", "cupy-cuda12x", "no libcublas", "does not work: there is a driver for CUDA 12.4, CuPy 14.2.0 is "
+         "there, and no libcublas. Add with: pip install -e '.[cuda12]'"),
+    ],
+)  # fmt: skip
+def test_doctor_reports_a_gpu_or_what_is_missing(monkeypatch, driver, cupy, problem, told):
+    monkeypatch.setattr(doctor.backend, "cuda_problem", lambda: problem)
+    monkeypatch.setattr(doctor, "_driver", lambda: driver)
+    monkeypatch.setattr(doctor, "_version", lambda name: "14.2.0" if name == cupy else None)
+    assert told in dict(doctor.examine())["GPU"]
 
 
 # -------------------------------------------------------------------------------------------------------- gradcheck
