@@ -254,10 +254,24 @@ def entered(module: Any):
 def observe(observer: Any):
     """Show every operation to `observer` while the ``with`` lasts.
 
-    It is called as ``observer.forward(node, output)`` after each operation (in `no_grad` too) and as
-    ``observer.backward(step)`` at each step of a backward pass, where it has such methods.
+    It is called as ``observer.forward(node, output)`` after each operation (in `no_grad` too), as
+    ``observer.begin_backward()`` when a backward pass begins, and as ``observer.backward(step)`` at each of its steps,
+    where it has such methods.
     """
     return _set(_observers, (*_observers.get(), observer))
+
+
+def unobserved(steps: Callable[..., Iterator[Step]], *args: Any) -> Iterator[Step]:
+    """``steps(*args)``, a backward pass that no observer sees."""
+    with _set(_observers, ()):
+        walk = steps(*args)
+    while True:
+        with _set(_observers, ()):
+            step = next(walk, None)
+        if step is None:
+            return
+        yield step
+        del step  # or its gradients would live on while the next step is computed
 
 
 class use_kernels:
@@ -631,6 +645,9 @@ def _first_gradient(out: Tensor, gradient: Any) -> Array:
 def _walk(root: Node | None, gradient: Array) -> Iterator[Step]:
     if root is None:  # a leaf: no operation to pass
         return
+    for observer in _observers.get():
+        if hasattr(observer, "begin_backward"):
+            observer.begin_backward()
     waiting = {root: gradient}  # gradients that have arrived at a node so far
     queue = [(-root.sequence, root)]  # highest number first
     while queue:

@@ -13,7 +13,7 @@ import numpy as np
 
 from .. import backend
 from ..backend import Array
-from ..engine import Node, Parameter, Step, Tensor, backward_steps, module_path, observe
+from ..engine import Node, Parameter, Step, Tensor, backward_steps, module_path, observe, unobserved
 from ..nn import Module
 from . import table
 from .plotting import COLOURS, as_csv, axes, label_layers
@@ -181,7 +181,7 @@ def gradient_flow(loss: Tensor, model: Module, lr: float = 1.0) -> GradientFlow:
     """
     outputs: list[tuple[Node, Array]] = []
     parameters: dict[Parameter, tuple[Node, Array]] = {}
-    for step in backward_steps(loss):
+    for step in unobserved(backward_steps, loss):  # no step of a training run that is watched
         if model not in step.node.scope:
             continue
         outputs.append((step.node, step.grad_output))
@@ -211,7 +211,7 @@ def _row(
     values = backend.to_host(grad).astype(np.float64).ravel()
     size = max(values.size, 1)
     with np.errstate(all="ignore"):
-        norm = float(np.linalg.norm(values))
+        norm = euclidean_norm(values)
         mean = float(values.mean()) if values.size else math.nan
         ratio = None if weight is None else float(lr * norm / np.linalg.norm(backend.to_host(weight)))
     present = np.abs(values[np.isfinite(values) & (values != 0)])
@@ -221,6 +221,14 @@ def _row(
         float((values == 0).sum()) / size, float((~np.isfinite(values)).sum()) / size, ratio,
         dict(sorted(bins.items())),
     )  # fmt: skip
+
+
+def euclidean_norm(values: np.ndarray) -> float:
+    """The norm of numbers whose squares may be too small or too large for float64; (N,)."""
+    largest = float(np.abs(values).max(initial=0))
+    if not 0 < largest < math.inf:
+        return largest
+    return largest * float(np.linalg.norm(values / largest))
 
 
 def path_in(node: Node, model: Module) -> str:
@@ -236,33 +244,39 @@ class FlowHistory:
 
     Attributes:
         layers: paths with the operation, ``"conv1 (conv2d)"``, the first layer first.
-        passes: the numbers of the backward passes that were looked at, from 0.
+        passes: the numbers of the backward passes that were looked at, from 0; passes through other models do not
+            count.
     """
 
     def __init__(self, model: Module, every: int):
         self._model, self._every = model, every
         self._seen = -1  # backward passes begun
-        self._last = -math.inf  # the sequence of the node that the walk passed last: within a walk it falls
+        self._fresh = False  # whether a pass has begun that has not met the model yet
         self._count: Counter[tuple[str, str]] = Counter()
         self._columns: dict[tuple[str, str, int], int] = {}  # each layer's place in the first pass, from the end
         self._values: dict[int, dict[tuple[str, str, int], float]] = {}
 
+    def begin_backward(self) -> None:
+        """Called by the engine when a backward pass begins."""
+        self._fresh = True
+
     def backward(self, step: Step) -> None:
         """Called by the engine at each step of each backward pass."""
         node = step.node
-        if node.sequence > self._last:
+        if self._model not in node.scope:
+            return
+        if self._fresh:
+            self._fresh = False
             self._seen += 1
             self._count.clear()
-        self._last = node.sequence
-        if self._seen % self._every or self._model not in node.scope or is_view(node):
+        if self._seen % self._every or is_view(node):
             return
         path, op = path_in(node, self._model), node.op.name
         key = (path, op, self._count[path, op])
         self._count[path, op] += 1
         self._columns.setdefault(key, len(self._columns))
-        grad = backend.to_host(step.grad_output).astype(np.float64)
-        with np.errstate(all="ignore"):
-            self._values.setdefault(self._seen, {})[key] = float(np.sqrt((grad * grad).mean()))
+        grad = backend.to_host(step.grad_output).astype(np.float64).ravel()
+        self._values.setdefault(self._seen, {})[key] = euclidean_norm(grad) / math.sqrt(max(grad.size, 1))
 
     @property
     def layers(self) -> list[str]:

@@ -22,7 +22,7 @@ from ..backend import Array
 from ..engine import Node, Parameter, Tensor
 from ..nn import Module
 from . import table
-from .flow import path_in
+from .flow import euclidean_norm, path_in
 from .plotting import COLOURS, as_csv, axes, label_layers
 from .walk import reachable
 
@@ -167,6 +167,7 @@ class Part:
         norm: Euclidean.
         share: ⟨part, whole⟩ / ⟨whole, whole⟩: how much of the whole it makes up. Shares add up to 1; one is negative
             where the part points against the whole. NaN where the whole is 0.
+        number: of the array, counted from the first layer; the parts of one array have the same.
     """
 
     path: str
@@ -175,6 +176,7 @@ class Part:
     part: str
     norm: float
     share: float
+    number: int = 0
 
 
 @dataclass(frozen=True)
@@ -196,11 +198,11 @@ class Provenance:
         Raises:
             ValueError: there is no such array.
         """
-        found = {p.part: p.share for p in self.parts if (p.path, p.array) == (path, array)}
+        found = [p for p in self.parts if (p.path, p.array) == (path, array)]
         if not found:
             known = dict.fromkeys(p.path for p in self.parts)
             raise ValueError(f"provenance: there is no {array} of {path!r}. Layers are {', '.join(known)}")
-        return found
+        return {p.part: p.share for p in found if p.number == found[-1].number}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and texts."""
@@ -213,7 +215,7 @@ class Provenance:
     def _table(self) -> tuple[str, Sequence[str], list[Sequence[str]]]:
         names, arrays = self._names(), self._arrays()
         rows: list[Sequence[str]] = [
-            (path, f"{array} of {operation}" if array == "output" else array,
+            (path or "(network)", f"{array} of {operation}" if array == "output" else array,
              *(f"{100 * shares[name]:.1f} %" if name in shares else "" for name in names))
             for (path, array, operation, _), shares in arrays.items()
         ]  # fmt: skip
@@ -233,11 +235,8 @@ class Provenance:
     def _arrays(self) -> dict[tuple[str, str, str, int], dict[str, float]]:
         """The shares of each array's parts, in order."""
         arrays: dict[tuple[str, str, str, int], dict[str, float]] = {}
-        count: dict[tuple[str, str, str, str], int] = defaultdict(int)
         for p in self.parts:
-            occurrence = count[p.path, p.array, p.operation, p.part]
-            count[p.path, p.array, p.operation, p.part] += 1
-            arrays.setdefault((p.path, p.array, p.operation, occurrence), {})[p.part] = p.share
+            arrays.setdefault((p.path, p.array, p.operation, p.number), {})[p.part] = p.share
         return arrays
 
     def plot(self, ax: Any = None, array: str = "weight") -> Any:
@@ -294,10 +293,12 @@ def provenance(losses: Tensor | Mapping[str, Tensor], model: Module, by: str = "
             shortcuts) to the number of blocks (Veit et al. 2016, section 4). A block whose input is the network's own
             is not among them: no layer lies before it.
             ``"blocks"``: at the input of each residual block, what came through its shortcut, through its branch, and
-            from elsewhere (another use of that value).
+            from elsewhere (another use of that value). Blocks are sums of two: ``x + f(x) + g(x)`` is one inside of
+            another, and the shortcut is the shorter way. Of several in a module each is named ``"block (sum 1)"``.
 
     Raises:
-        ValueError: another `by`; ``"branches"`` or ``"blocks"`` of a network that has no residual blocks.
+        ValueError: no operation of `model` is behind the losses; another `by`; ``"branches"`` or ``"blocks"`` of a
+            network that has no residual blocks.
         RuntimeError: as `backward_parts`.
     """
     terms = {"loss": losses} if isinstance(losses, Tensor) else dict(losses)
@@ -305,6 +306,9 @@ def provenance(losses: Tensor | Mapping[str, Tensor], model: Module, by: str = "
         raise ValueError(f"provenance: by is {by!r}, and must be 'loss', 'branches' or 'blocks'")
     name = getattr(model, "architecture", type(model).__name__)
     title = f"{name}: where its gradients come from, by {by}"
+    if not any(model in node.scope for loss in terms.values() if loss.node for node in reachable(loss.node)):
+        given = ", ".join(terms) or "there are none"
+        raise ValueError(f"provenance: no operation of {name} is behind the losses: {given}")
     if by == "loss":
         return Provenance(by, tuple(_parts_of_layers(backward_parts(terms), model, list(terms))), title)
     joints = {j.node: j for loss in terms.values() for j in residual_joints(loss, model)}
@@ -344,24 +348,30 @@ def _parts_of_layers(steps: Iterator[PartStep], model: Module, order: Sequence[L
     for parameter, (node, parts) in parameters.items():
         path, _, array = names.get(parameter, "?").rpartition(".")
         of_node[node].append((path, array, parts))
-    found = []
+    arrays: list[tuple[str, str, str, list[tuple[str, float, float]]]] = []
     for node, measured in reversed(outputs):
         for path, array, parts in of_node[node]:
-            found += [Part(path, array, node.op.name, *numbers) for numbers in _measured(parts, order)]
-        found += [Part(path_in(node, model), "output", node.op.name, *numbers) for numbers in measured]
-    return found
+            arrays.append((path, array, node.op.name, _measured(parts, order)))
+        arrays.append((path_in(node, model), "output", node.op.name, measured))
+    return [
+        Part(path, array, operation, *numbers, i)
+        for i, (path, array, operation, measured) in enumerate(arrays)
+        for numbers in measured
+    ]
 
 
 def _measured(parts: Parts, order: Sequence[Label]) -> list[tuple[str, float, float]]:
     """For each part its name, norm and share of the whole, in this order."""
     flat = {label: backend.to_host(grad).astype(np.float64).ravel() for label, grad in parts.items()}
     whole = np.sum(list(flat.values()), axis=0)
-    square = float(whole @ whole)
-    return [
-        (str(label), float(np.sqrt(part @ part)), float(part @ whole) / square if square else float("nan"))
-        for label in order
-        if (part := flat.get(label)) is not None
-    ]
+    size: float = euclidean_norm(whole)
+    with np.errstate(all="ignore"):
+        direction = whole / size  # what the whole is divided by twice would be too small, or too large, if squared
+        return [
+            (str(label), euclidean_norm(part), float(part / size @ direction))
+            for label in order
+            if (part := flat.get(label)) is not None
+        ]
 
 
 def _parts_of_blocks(terms: Mapping[str, Tensor], model: Module, joints: Mapping[Node, Joint]) -> list[Part]:
@@ -370,6 +380,15 @@ def _parts_of_blocks(terms: Mapping[str, Tensor], model: Module, joints: Mapping
     starts: dict[Node, list[Joint]] = defaultdict(list)
     for joint in joints.values():
         starts[joint.start].append(joint)
+    place = {joint: i for i, joint in enumerate(joints.values())}
+    of_module: dict[str, list[Joint]] = defaultdict(list)
+    for joint in joints.values():
+        of_module[joint.name].append(joint)
+    names = {
+        joint: name if len(all_there) == 1 else f"{name} (sum {i})".strip()
+        for name, all_there in of_module.items()
+        for i, joint in enumerate(all_there, 1)
+    }
 
     def relabel(node: Node, i: int, label: Any) -> Label:
         if node not in joints:
@@ -385,11 +404,10 @@ def _parts_of_blocks(terms: Mapping[str, Tensor], model: Module, joints: Mapping
                 _add(sides, here.pop(joint.node, "elsewhere"), grad)
                 _add(merged, tuple(here.items()), grad)
             measured = _measured(sides, ("shortcut", "branch", "elsewhere"))
-            found.extend(Part(joint.name, "input", "add", *numbers) for numbers in measured)
+            found.extend(Part(names[joint], "input", "add", *numbers, place[joint]) for numbers in measured)
             parts = merged
         return parts
 
     for _ in backward_parts({(): _sum(terms)}, relabel, arrive):
         pass
-    order = {joint.name: i for i, joint in enumerate(joints.values())}
-    return sorted(found, key=lambda part: order[part.path])
+    return sorted(found, key=lambda part: part.number)

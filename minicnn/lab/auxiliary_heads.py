@@ -3,8 +3,8 @@
 Szegedy et al. 2015, section 5: given the depth of the network, "the ability to propagate gradients back through all the
 layers in an effective manner was a concern", and the heads were added to "increase the gradient signal that gets
 propagated back". A year later (Szegedy et al. 2016, "Rethinking the Inception architecture", section 4) they "did not
-result in improved convergence early in the training", and were thought to act as regularisers. Both can be true: a
-first layer may get more gradient without learning faster.
+result in improved convergence early in the training", were of a little use near its end, and were thought to act as
+regularisers. Both can be true: a first layer may get more gradient without learning faster.
 
 Since backward is linear, the main loss's part of the gradient is exactly what the network without heads would get with
 the same weights.

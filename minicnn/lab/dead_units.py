@@ -20,7 +20,7 @@ from .. import functional as F
 from .. import nn, optim
 from ..engine import Tensor, no_grad
 from .deep import ACTIVATIONS, Block, blocks, chosen, digits, linear
-from .result import COLOURS, Progress, Result, Row, sentences
+from .result import COLOURS, Progress, Result, Row, sentences, where
 
 QUESTION = "When do units stop firing, do they come back, and do leaky activations help?"
 
@@ -146,7 +146,7 @@ def _look(network: nn.Sequential, head: nn.Linear, images: np.ndarray, labels: n
 
 def _findings(rows: list[Row], settings: dict[str, Any]) -> list[str]:
     """Sentences, the most important one first."""
-    parts, of_relu = [], []
+    parts, of_relu, leaks = [], [], []
     for scenario in settings["scenarios"]:
         ends = []
         for activation in settings["activations"]:
@@ -163,15 +163,27 @@ def _findings(rows: list[Row], settings: dict[str, Any]) -> list[str]:
                 of_relu.append(f"{dead:.1f} % ({scenario})")
             ends.append(text + (f" ({lost} of {settings['trials']} end in infinity or NaN)" if lost else ""))
         parts.append(f"{scenario}: {', '.join(ends)}")
+        leaks += _compared(rows, settings, scenario)
     first = [row for row in rows if row["activation"] == "relu" and row["layer"] == 1 and math.isfinite(row["loss"])]
     if first:
         back = max(row["back"] for row in first)
-        parts.insert(
-            0,
-            f"after {settings['steps']} steps of ReLU's units are dead {', '.join(of_relu) or 'an unknown share'}; "
-            f"of those in the first layer {f'{100 * back:.1f} %' if back else 'none'} ever came back",
-        )
-    return sentences(parts)
+        parts.insert(0, f"of ReLU's in the first layer {f'{100 * back:.1f} %' if back else 'none'} ever came back")
+    told = f"after {settings['steps']} steps of ReLU's units are dead {', '.join(of_relu) or 'an unknown share'}"
+    if leaks:
+        told += f"; the losses of ReLU and leaky ReLU end at {', '.join(leaks)}"
+    return sentences([told, *parts])
+
+
+def _compared(rows: Sequence[Row], settings: dict[str, Any], scenario: str) -> list[str]:
+    """How the losses of ReLU and leaky ReLU end, ``"2.3 and 1.4 (negative biases)"``; nothing without both."""
+    losses = []
+    for activation in ("relu", "leaky_relu"):
+        of_it = {"scenario": scenario, "activation": activation, "step": settings["steps"]}
+        ends = where(rows, **of_it)
+        finite = [row for row in ends if math.isfinite(row["loss"])]
+        if ends:
+            losses.append(f"{_mean(finite, 'loss'):.2g}" if finite else "infinity or NaN")
+    return [f"{' and '.join(losses)} ({scenario})"] if len(losses) == 2 else []
 
 
 def _mean(rows: Sequence[Row], key: str) -> float:

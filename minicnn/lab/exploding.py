@@ -152,6 +152,8 @@ def exploding(
         done += RUNS[run].depth
         if progress is not None:
             progress(0.1 + 0.9 * done / all_layers, f"{run}, {remedy}")
+    if not rows:
+        raise ValueError("exploding: nothing to do: chain_seeds and trials are 0")
     sentence, *details = _findings(rows, settings)
     return Result("exploding", QUESTION, settings, rows, sentence, _draw, (9.0, 8.0), details)
 

@@ -16,6 +16,7 @@ Progress = Callable[[float, str], None]  # the share that is done, and what is b
 
 __all__ = ["COLOURS", "Progress", "Result", "Row", "plain", "rounded", "sentences", "where"]
 
+
 @dataclass(frozen=True)
 class Result:
     """The outcome of an experiment; the same arguments and seed give the same numbers.

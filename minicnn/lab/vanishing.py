@@ -161,6 +161,8 @@ def vanishing(
     work.expect(sum(depths) * len(initialisations) * seeds * len(kinds))
     work.expect(sum(training_depths) * len(training_initialisations) * len(kinds) * 2 * training_steps)
 
+    if not work.all:
+        raise ValueError("vanishing: nothing to do: compare_seeds and training_steps are 0, and depths is empty")
     rows: list[Row] = []
     if compare_seeds:
         for compared in _pairs(COMPARED):

@@ -215,3 +215,23 @@ def test_history_that_cannot_be(net):
     assert history.layers == [] and history.rms.shape == (0, 0)
     with pytest.raises(ValueError, match="no backward pass"):
         history.plot()
+
+
+def test_norms_whose_squares_are_no_numbers():
+    for size in (1e-250, 1e250):
+        model = nn.Sequential(nn.Linear(3, 3)).to(dtype="float64")
+        flow = gradient_flow((model(np.ones((2, 3))) * size).sum(), model)
+        (row,) = flow.of("output")
+        assert row.rms == pytest.approx(size, rel=1e-12) and row.norm == pytest.approx(size * math.sqrt(6), rel=1e-12)
+
+
+def test_passes_through_other_models_and_measurements_do_not_count():
+    model, other = (nn.Sequential(("fc", nn.Linear(2, 1))) for _ in range(2))
+    x = np.ones((1, 2), np.float32)
+    with track_gradients(model) as history:
+        losses = [model(x).sum() for _ in range(2)]
+        other(x).sum().backward()
+        gradient_flow(losses[0], model)
+        losses[1].backward()  # in an order of their own
+        losses[0].backward()
+    assert history.passes == [0, 1] and history.layers == ["fc (linear)"]

@@ -130,8 +130,63 @@ def test_blocks_shortcut_and_branch(rng):
 
     model = Net().to(dtype="float64")
     loss = model(rng.normal(size=(2, 2))).sum()
-    shares = provenance(loss, model, by="blocks").of("block", "input")
+    shares = provenance(loss, model, by="blocks").of("block (sum 1)", "input")
     assert shares["branch"] / shares["shortcut"] == pytest.approx(3)
+
+
+class TwoSums(nn.Module):
+    """x + 3x, then that − 2 of itself, in one module: shares 1:3 and 1:−2."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Linear(1, 1)
+
+    def forward(self, x):
+        x = self.stem(x)
+        x = x.exp().log() * 3 + x
+        return x.exp().log() * -2 + x
+
+
+def test_sums_of_one_module_are_told_apart_and_come_in_order():
+    model = TwoSums().to(dtype="float64")
+    loss = model(np.array([[0.1]])).sum()
+    found = provenance(loss, model, by="blocks")
+    first, second = (found.of(f"(sum {i})", "input") for i in (1, 2))
+    assert first["branch"] / first["shortcut"] == pytest.approx(3)
+    assert second["branch"] / second["shortcut"] == pytest.approx(-2)
+    assert [p.path for p in found.parts[::2]] == ["(sum 1)", "(sum 2)"]
+    last = provenance(loss, model, by="branches").of("")  # the last sum's output, which no branch comes after
+    assert last == pytest.approx({"0": 1.0})
+
+
+def test_calls_of_one_layer_for_different_losses_are_arrays_of_their_own():
+    class Twins(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(2, 1)
+
+        def forward(self, a, b):
+            return self.layer(a), self.layer(b)
+
+    model = Twins()
+    first, second = model(np.ones((1, 2), np.float32), np.ones((1, 2), np.float32))
+    found = provenance({"A": first.sum(), "B": second.sum()}, model)
+    assert found.of("layer") == {"B": 1.0} and str(found).count("output of linear") == 2
+    bars = found.plot(array="output")
+    assert max(patch.get_y() + patch.get_height() for patch in bars.patches) == pytest.approx(1)
+
+
+def test_gradients_whose_squares_are_no_numbers_have_shares():
+    model = TwoSums().to(dtype="float64")
+    for size in (1e-250, 1e250):
+        found = provenance(model(np.array([[0.1]])).sum() * size, model, by="branches").of("stem", "weight")
+        assert sum(found.values()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("losses", [{}, {"other": Tensor(np.ones(1), requires_grad=True).sum()}])
+def test_losses_that_the_model_did_not_make(losses):
+    with pytest.raises(ValueError, match="no operation of TwoSums is behind the losses: (other|there are none)"):
+        provenance(losses, TwoSums())
 
 
 def test_a_use_elsewhere_is_a_part_of_its_own():
