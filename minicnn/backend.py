@@ -184,6 +184,11 @@ def to_host(x: Array) -> np.ndarray:
     return np.asarray(x) if array_module(x) is np else x.get()
 
 
+def on_host(x: Any) -> Any:
+    """`x`, on the host if it is an array."""
+    return to_host(x) if is_array(x) else x
+
+
 def like(values: Any, reference: Array, dtype: Any = None) -> Array:
     """`values` (numbers, nested lists, an array of NumPy's) as an array beside `reference`, on its device.
 

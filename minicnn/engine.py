@@ -261,10 +261,8 @@ def observe(observer: Any):
     return _set(_observers, (*_observers.get(), observer))
 
 
-def unobserved(steps: Callable[..., Iterator[Step]], *args: Any) -> Iterator[Step]:
-    """``steps(*args)``, a backward pass that no observer sees."""
-    with _set(_observers, ()):
-        walk = steps(*args)
+def unobserved(walk: Iterator[Step]) -> Iterator[Step]:
+    """A backward pass (`backward_steps`) that no observer sees."""
     while True:
         with _set(_observers, ()):
             step = next(walk, None)

@@ -387,10 +387,6 @@ def unsqueeze(input: Tensor, dim: int) -> Tensor:
     return reshape(input, *input.shape[:dim], 1, *input.shape[dim:])
 
 
-def _on_host(x: Any) -> Any:
-    return backend.to_host(x) if backend.is_array(x) else x
-
-
 def getitem(input: Tensor, index: Any) -> Tensor:
     """``x[index]``: ints, slices, ``...``, None, arrays of ints or booleans.
 
@@ -415,7 +411,7 @@ def getitem(input: Tensor, index: Any) -> Tensor:
         parts = index if isinstance(index, tuple) else (index,)
         try:
             if any(map(backend.is_array, parts)) and input.device != "cpu":  # where what is out of range wraps around
-                np.broadcast_to(np.False_, input.shape)[tuple(map(_on_host, parts))]
+                np.broadcast_to(np.False_, input.shape)[tuple(map(backend.on_host, parts))]
                 parts = tuple(backend.like(p, input.data) if backend.is_array(p) else p for p in parts)
                 index = parts if isinstance(index, tuple) else parts[0]
             return apply(GETITEM, input, index=index)

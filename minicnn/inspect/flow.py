@@ -15,6 +15,7 @@ from .. import backend
 from ..backend import Array
 from ..engine import Node, Parameter, Step, Tensor, backward_steps, module_path, observe, unobserved
 from ..nn import Module
+from ..nn.utils import get_total_norm
 from . import table
 from .plotting import COLOURS, as_csv, axes, label_layers
 from .storage import is_view
@@ -181,7 +182,7 @@ def gradient_flow(loss: Tensor, model: Module, lr: float = 1.0) -> GradientFlow:
     """
     outputs: list[tuple[Node, Array]] = []
     parameters: dict[Parameter, tuple[Node, Array]] = {}
-    for step in unobserved(backward_steps, loss):  # no step of a training run that is watched
+    for step in unobserved(backward_steps(loss)):  # no step of a training run that is watched
         if model not in step.node.scope:
             continue
         outputs.append((step.node, step.grad_output))
@@ -211,7 +212,7 @@ def _row(
     values = backend.to_host(grad).astype(np.float64).ravel()
     size = max(values.size, 1)
     with np.errstate(all="ignore"):
-        norm = euclidean_norm(values)
+        norm: float = get_total_norm(values)
         mean = float(values.mean()) if values.size else math.nan
         ratio = None if weight is None else float(lr * norm / np.linalg.norm(backend.to_host(weight)))
     present = np.abs(values[np.isfinite(values) & (values != 0)])
@@ -221,14 +222,6 @@ def _row(
         float((values == 0).sum()) / size, float((~np.isfinite(values)).sum()) / size, ratio,
         dict(sorted(bins.items())),
     )  # fmt: skip
-
-
-def euclidean_norm(values: np.ndarray) -> float:
-    """The norm of numbers whose squares may be too small or too large for float64; (N,)."""
-    largest = float(np.abs(values).max(initial=0))
-    if not 0 < largest < math.inf:
-        return largest
-    return largest * float(np.linalg.norm(values / largest))
 
 
 def path_in(node: Node, model: Module) -> str:
@@ -275,8 +268,8 @@ class FlowHistory:
         key = (path, op, self._count[path, op])
         self._count[path, op] += 1
         self._columns.setdefault(key, len(self._columns))
-        grad = backend.to_host(step.grad_output).astype(np.float64).ravel()
-        self._values.setdefault(self._seen, {})[key] = euclidean_norm(grad) / math.sqrt(max(grad.size, 1))
+        grad = step.grad_output
+        self._values.setdefault(self._seen, {})[key] = get_total_norm(grad) / math.sqrt(max(grad.size, 1))
 
     @property
     def layers(self) -> list[str]:

@@ -21,8 +21,9 @@ from .. import backend
 from ..backend import Array
 from ..engine import Node, Parameter, Tensor
 from ..nn import Module
+from ..nn.utils import get_total_norm
 from . import table
-from .flow import euclidean_norm, path_in
+from .flow import path_in
 from .plotting import COLOURS, as_csv, axes, label_layers
 from .walk import reachable
 
@@ -364,11 +365,11 @@ def _measured(parts: Parts, order: Sequence[Label]) -> list[tuple[str, float, fl
     """For each part its name, norm and share of the whole, in this order."""
     flat = {label: backend.to_host(grad).astype(np.float64).ravel() for label, grad in parts.items()}
     whole = np.sum(list(flat.values()), axis=0)
-    size: float = euclidean_norm(whole)
+    size: float = get_total_norm(whole)
     with np.errstate(all="ignore"):
         direction = whole / size  # what the whole is divided by twice would be too small, or too large, if squared
         return [
-            (str(label), euclidean_norm(part), float(part / size @ direction))
+            (str(label), get_total_norm(part), float(part / size @ direction))
             for label in order
             if (part := flat.get(label)) is not None
         ]

@@ -8,6 +8,7 @@ import numpy as np
 
 from .. import backend
 from ..backend import Array
+from ..nn.utils import get_total_norm
 from . import table
 
 SHOWN_IN_FULL = 8  # entries; a larger array is told by its statistics
@@ -53,12 +54,10 @@ def statistics(array: Array) -> Statistics:
     values = host.astype(np.float64)
     finite = values[np.isfinite(values)]
     some = finite.size > 0
-    with np.errstate(over="ignore"):
-        norm = float(np.sqrt((values * values).sum()))
     return Statistics(
         shape=host.shape,
         dtype=str(host.dtype),
-        norm=norm,
+        norm=get_total_norm(values),
         minimum=float(finite.min()) if some else float("nan"),
         maximum=float(finite.max()) if some else float("nan"),
         mean=float(finite.mean()) if some else float("nan"),

@@ -19,7 +19,7 @@ import numpy as np
 from .. import functional as F
 from .. import nn, optim
 from ..engine import Tensor, no_grad
-from .deep import ACTIVATIONS, Block, blocks, chosen, digits, linear
+from .deep import ACTIVATIONS, Block, blocks, check_least, chosen, digits, linear
 from .result import COLOURS, Progress, Result, Row, sentences, where
 
 QUESTION = "When do units stop firing, do they come back, and do leaky activations help?"
@@ -71,9 +71,7 @@ def dead_units(
         "trials": trials, "steps": steps, "images": images, "batch": batch, "width": width, "depth": depth,
         "every": every,
     }  # fmt: skip
-    for argument, value in sizes.items():
-        if value < 1:
-            raise ValueError(f"dead_units: {argument} is {value}, and must be at least 1")
+    check_least("dead_units", sizes, **dict.fromkeys(sizes, 1))
     if images < batch:
         raise ValueError(f"dead_units: images is {images}, and must be at least batch, {batch}")
     settings = {"seed": seed, "activations": activations, "scenarios": scenarios, **sizes}

@@ -12,7 +12,7 @@ import numpy as np
 
 from .. import backend, nn
 from .. import functional as F
-from ..data import MNIST
+from ..data import MNIST, ArrayDataset
 from ..engine import Parameter, Tensor, backward_steps, dry_run
 from ..nn import init
 from .theory import steepest, value_and_slope
@@ -141,6 +141,13 @@ def digits(count: int, dtype: str = "float64") -> tuple[np.ndarray, np.ndarray]:
     dataset = MNIST(train=True)
     images = dataset.images[:count].reshape(-1, 28 * 28).astype(dtype) / 255
     return (images - dataset.MEAN) / dataset.STD, dataset.labels[:count]
+
+
+def averaged_digits(count: int, side: int) -> ArrayDataset:
+    """The first `count` of `digits` as float32 images (1, side, side); `side` divides 28, and pixels are averaged."""
+    pixels, labels = digits(count, "float32")
+    step = 28 // side
+    return ArrayDataset(pixels.reshape(count, 1, side, step, side, step).mean(axis=(3, 5)), labels)
 
 
 # ----------------------------------------------------------------------------------------------- measurements

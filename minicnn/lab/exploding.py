@@ -31,7 +31,7 @@ from .. import nn, optim
 from ..engine import Parameter, Tensor, no_grad
 from ..inspect.anomaly import AnomalyError, detect_anomaly
 from ..nn.utils import clip_grad_norm_, clip_grad_value_, get_total_norm
-from .deep import Layers, blocks, chosen, digits, linear, measure, profile
+from .deep import Layers, blocks, check_least, chosen, digits, linear, measure, profile
 from .result import COLOURS, Progress, Result, Row, sentences
 
 QUESTION = "How does training run to infinity, and which remedy saves which run?"
@@ -130,12 +130,9 @@ def exploding(
         "seed": seed, "chain_length": chain_length, "chain_width": chain_width, "chain_seeds": chain_seeds,
         "runs": runs, "remedies": remedies, "trials": trials, "steps": steps, "width": width, "batch": batch,
     }  # fmt: skip
-    for argument, least in (
-        ("chain_length", 4), ("chain_width", 2), ("chain_seeds", 0), ("trials", 0), ("steps", 1), ("width", 1),
-        ("batch", 2),
-    ):  # fmt: skip
-        if settings[argument] < least:
-            raise ValueError(f"exploding: {argument} is {settings[argument]}, and must be at least {least}")
+    check_least(
+        "exploding", settings, chain_length=4, chain_width=2, chain_seeds=0, trials=0, steps=1, width=1, batch=2
+    )
     rows: list[Row] = []
     if chain_seeds:
         for i, (weights, gain) in enumerate(CHAINS):

@@ -23,7 +23,7 @@ from ..data import ArrayDataset, DataLoader
 from ..engine import Tensor, use_kernels
 from ..inspect.flow import gradient_flow
 from ..optim import SGD
-from .deep import check_least, chosen, digits, own_random_numbers
+from .deep import averaged_digits, check_least, chosen, own_random_numbers
 from .result import COLOURS, Progress, Result, Row, rounded, sentences, where
 
 QUESTION = "What does normalisation buy: over which learning rates and initial weights does a network train?"
@@ -87,8 +87,7 @@ def normalisation(
         "normalisation", settings, norms=1, scales=1, learning_rates=1, seeds=1, steps=2 * EVERY, depth=1, channels=1,
         batch_size=2, images=batch_size,
     )  # fmt: skip
-    pixels, labels = digits(images, "float32")
-    dataset = ArrayDataset(pixels.reshape(images, 1, SIDE, 2, SIDE, 2).mean(axis=(3, 5)), labels)
+    dataset = averaged_digits(images, SIDE)
     networks = list(itertools.product(norms, scales, range(seed, seed + seeds)))
     rows: list[Row] = []
     with use_kernels("im2col"):  # layers as small as these are not worth cutting into blocks for threads

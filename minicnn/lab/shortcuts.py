@@ -27,7 +27,7 @@ from ..inspect.flow import gradient_flow
 from ..inspect.provenance import provenance
 from ..models import CifarResNet
 from ..optim import SGD
-from .deep import check_least, digits, own_random_numbers
+from .deep import averaged_digits, check_least, own_random_numbers
 from .result import COLOURS, Progress, Result, Row, rounded, sentences, where
 
 QUESTION = "Do shortcuts make deep networks trainable, and what do they do to the gradient?"
@@ -130,8 +130,7 @@ def binomial(blocks: int) -> np.ndarray:
 def _images(count: int, side: int) -> ArrayDataset:
     if side < 1 or 28 % side:
         raise ValueError(f"shortcuts: input_size is {side}, and must divide 28, the side of the digits")
-    pixels, labels = digits(count, "float32")
-    return ArrayDataset(pixels.reshape(count, 1, side, 28 // side, side, 28 // side).mean(axis=(3, 5)), labels)
+    return averaged_digits(count, side)
 
 
 def _before(model: CifarResNet, dataset: ArrayDataset, residual: bool) -> Iterator[Row]:

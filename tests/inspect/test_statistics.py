@@ -37,3 +37,8 @@ def test_in_words():
     assert in_words(np.float32(0.5)[()]) == "0.5 float32" and in_words(np.array(3)) == "3 int64"
     assert in_words(np.array([1.0, -2.5])) == "[1, -2.5] float64"
     assert in_words(np.ones(9)) == "9 float64, norm 3, from 1 to 1"
+
+
+def test_the_norm_of_numbers_whose_squares_are_no_numbers():
+    for size in (1e-250, 1e250):
+        assert statistics(np.full(4, size)).norm == pytest.approx(2 * size, rel=1e-12)

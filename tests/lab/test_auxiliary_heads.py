@@ -6,10 +6,12 @@ import json
 import numpy as np
 import pytest
 
-from minicnn import backend, cli, nn
+from minicnn import backend, nn
 from minicnn import functional as F
 from minicnn.data import MNIST
 from minicnn.lab.auxiliary_heads import _findings, _pair, auxiliary_heads, verdict
+
+from .helpers import assert_legends_are_outside, assert_the_command_prints_and_draws
 
 SMALL = dict(activations=("relu",), seeds=1, steps=2, images=8, classes=2, input_size=31, width=1 / 16, batch_size=4)
 BOTH = SMALL | dict(activations=("relu", "sigmoid"), steps=1)
@@ -207,19 +209,12 @@ def test_it_draws(both):
         "stem's gradient, norm", "its shares, %", "main loss, nats",
     ]  # fmt: skip
     assert sum(axes.get_xlabel() == "step" for axes in figure.axes) == 4
-    legends = [(axes, axes.get_legend()) for axes in figure.axes if axes.get_legend() is not None]
-    assert len(legends) == 3
-    for axes, legend in legends:
-        assert legend.get_window_extent().x0 >= axes.get_window_extent().x1
+    assert_legends_are_outside(figure, 3)
 
 
 def test_the_command_prints_and_draws_it(both, tmp_path, monkeypatch, capsys):
     pytest.importorskip("matplotlib")
-    assert cli.EXPERIMENTS["auxiliary_heads"] is auxiliary_heads
-    monkeypatch.setitem(cli.EXPERIMENTS, "auxiliary_heads", lambda seed, progress: both)
-    assert cli.main(["lab", "auxiliary_heads", "--json", "--plot", str(tmp_path / "p.png")]) == 0
-    assert json.loads(capsys.readouterr().out) == json.loads(json.dumps(both.to_dict()))
-    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+    assert_the_command_prints_and_draws(auxiliary_heads, both, tmp_path, monkeypatch, capsys)
 
 
 @pytest.mark.parametrize(

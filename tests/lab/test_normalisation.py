@@ -6,9 +6,11 @@ import math
 import numpy as np
 import pytest
 
-from minicnn import backend, cli
+from minicnn import backend
 from minicnn.data import MNIST
 from minicnn.lab.normalisation import NORMS, TITLES, _build, _findings, final_accuracies, normalisation
+
+from .helpers import assert_legends_are_outside, assert_the_command_prints_and_draws
 
 SMALL = dict(
     scales=(0.5, 2.0), learning_rates=(0.01, 0.1), seeds=1, steps=16, depth=3, channels=4, images=32, batch_size=8
@@ -175,19 +177,12 @@ def test_it_draws(small):
     assert [axes.get_ylabel() for axes in figure.axes if axes.get_ylabel()] == [
         "gradient at its output, rms", "initial weights, in He's", "cross entropy, nats",
     ]  # fmt: skip
-    legends = [(axes, axes.get_legend()) for axes in figure.axes if axes.get_legend() is not None]
-    assert len(legends) == 2
-    for axes, legend in legends:
-        assert legend.get_window_extent().x0 >= axes.get_window_extent().x1
+    assert_legends_are_outside(figure, 2)
 
 
 def test_the_command_prints_and_draws_it(small, tmp_path, monkeypatch, capsys):
     pytest.importorskip("matplotlib")
-    assert cli.EXPERIMENTS["normalisation"] is normalisation
-    monkeypatch.setitem(cli.EXPERIMENTS, "normalisation", lambda seed, progress: small)
-    assert cli.main(["lab", "normalisation", "--json", "--plot", str(tmp_path / "p.png")]) == 0
-    assert json.loads(capsys.readouterr().out) == json.loads(json.dumps(small.to_dict()))
-    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+    assert_the_command_prints_and_draws(normalisation, small, tmp_path, monkeypatch, capsys)
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,12 @@ import json
 import numpy as np
 import pytest
 
-from minicnn import backend, cli, models
+from minicnn import backend, models
 from minicnn import functional as F
 from minicnn.data import MNIST
 from minicnn.lab.shortcuts import BUILDERS, _findings, binomial, compared, name, shortcuts
+
+from .helpers import assert_legends_are_outside, assert_the_command_prints_and_draws
 
 SMALL = dict(depths=(20, 32), seeds=2, epochs=1, images=32, input_size=7, width=0.125, batch_size=16)
 ONE_BATCH = SMALL | dict(depths=(20,), seeds=1, batch_size=32)
@@ -209,20 +211,9 @@ def test_it_draws(small, options):
     assert_legends_are_outside(figure, 2)
 
 
-def assert_legends_are_outside(figure, count):
-    legends = [(axes, axes.get_legend()) for axes in figure.axes if axes.get_legend() is not None]
-    assert len(legends) == count
-    for axes, legend in legends:
-        assert legend.get_window_extent().x0 >= axes.get_window_extent().x1
-
-
 def test_the_command_prints_and_draws_it(small, tmp_path, monkeypatch, capsys):
     pytest.importorskip("matplotlib")
-    assert cli.EXPERIMENTS["shortcuts"] is shortcuts
-    monkeypatch.setitem(cli.EXPERIMENTS, "shortcuts", lambda seed, progress: small)
-    assert cli.main(["lab", "shortcuts", "--json", "--plot", str(tmp_path / "p.png")]) == 0
-    assert json.loads(capsys.readouterr().out) == json.loads(json.dumps(small.to_dict()))
-    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+    assert_the_command_prints_and_draws(shortcuts, small, tmp_path, monkeypatch, capsys)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ...backend import Array, is_array, to_host
+from ...backend import Array, on_host
 from ...engine import Op
 from .explanation import Term, label
 
@@ -54,7 +54,7 @@ def host(value: Any) -> Any:
     """`value` with the arrays in it on the host."""
     if isinstance(value, tuple):
         return tuple(map(host, value))
-    return to_host(value) if is_array(value) else value
+    return on_host(value)
 
 
 def float64(values: Any) -> Array:

@@ -198,7 +198,7 @@ def _scores(step: ForwardStep, store: Store) -> dict[str, Any] | None:
     if node.op.name not in ("cross_entropy", "soft_cross_entropy") or scores.ndim != 2:
         return None
     probabilities, _ = softmax_forward(scores, dim=1)
-    params = {name: backend.to_host(x) if backend.is_array(x) else x for name, x in node.params.items()}
+    params = {name: backend.on_host(x) for name, x in node.params.items()}
     weights = np.ones(scores.shape[1]) if params["weight"] is None else params["weight"].astype(np.float64)
     smoothing, items = params["label_smoothing"], float(len(scores))
     if node.op.name == "cross_entropy":
