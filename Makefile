@@ -26,6 +26,7 @@ test: .venv/test/$(READY)
 CUPYSIM = ../shared/cupysim
 ON_CUPYSIM = tests/kernels tests/test_op_gradients.py tests/test_functional.py tests/test_engine.py tests/test_module.py \
     tests/test_optim.py tests/test_clip.py tests/test_init.py tests/test_train.py::test_fit_steps_as_one_would_by_hand \
+    tests/device/test_memory.py \
     'tests/models/test_learning.py::test_learns_one_batch_by_heart[lenet5-modern]'
 test-cupysim:
 	@$(CUPYSIM)/build.sh $(CURDIR)/.venv/cupysim

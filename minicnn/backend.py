@@ -171,7 +171,7 @@ def to_device(x: Array, name: str) -> Array:
     place = device(name)
     if place.type == "cpu":
         return to_host(x)
-    cupy = _cupy()
+    cupy = _cupy()  # which stages what comes from the host through pinned memory of its own
     try:
         with cupy.cuda.Device(place.index):
             return cupy.asarray(x)
@@ -200,6 +200,31 @@ def like(values: Any, reference: Array, dtype: Any = None) -> Array:
     if dtype is not None:
         values = values.astype(dtype, copy=False)
     return values if array_module(values) is not np else to_device(values, device_of(reference))
+
+
+_max_workspace_size = 256 << 20
+
+
+def max_workspace_size() -> int:
+    """Bytes that a convolution on a CUDA device may take for its columns at a time; see `set_max_workspace_size`."""
+    return _max_workspace_size
+
+
+def set_max_workspace_size(size: int) -> None:
+    """On a CUDA device a convolution makes columns (im2col) of at most `size` bytes at a time, or of one image if that
+    takes more: a batch is cut accordingly. 256 MiB at first. It holds for the process, and for steps from now on.
+
+    The bound decides in which order the gradient of a weight is added up, so it may change its last bits.
+
+    Raises:
+        TypeError, ValueError: `size` is no whole number from 1 up.
+    """
+    global _max_workspace_size
+    if isinstance(size, bool) or not hasattr(size, "__index__"):
+        raise TypeError(f"set_max_workspace_size: size is {size!r}, and must be a whole number of bytes")
+    if size < 1:
+        raise ValueError(f"set_max_workspace_size: size is {size}, and must be at least 1 byte")
+    _max_workspace_size = int(size)
 
 
 # -------------------------------------------------------------------------------------------------- strides

@@ -1,8 +1,11 @@
-"""CUDA devices: whether there is one that works."""
+"""CUDA devices: whether there is one that works, and how much of its memory a convolution takes."""
 
 from __future__ import annotations
 
 from . import backend
+from .backend import max_workspace_size, set_max_workspace_size
+
+__all__ = ["device_count", "is_available", "max_workspace_size", "set_max_workspace_size"]
 
 
 def is_available() -> bool:

@@ -24,7 +24,7 @@ import numpy as np
 
 from . import backend, threads
 from .backend import Array
-from .kernels import fast, naive
+from .kernels import cut, fast, naive
 
 
 class Scope(tuple[Any, ...]):
@@ -276,8 +276,9 @@ class use_kernels:
     """Choose the implementation of the heavy operations: ``"naive"``, ``"im2col"`` or ``"fast"`` (the default).
 
     A call switches; as a context manager (``with use_kernels("naive"):``) it switches back at the end. The choice
-    is per thread. Arrays on a GPU and complex arrays always take ``"im2col"``, the array-neutral form. A node
-    keeps to the implementation that ran forward. An operation that a room does not offer takes ``"im2col"`` too.
+    is per thread. Arrays on a GPU and complex arrays always take ``"im2col"``, the array-neutral form, on a GPU cut to
+    `cuda.set_max_workspace_size`. A node keeps to the implementation that ran forward. An operation that a room does
+    not offer takes ``"im2col"`` too.
     """
 
     rooms = {"naive": naive, "im2col": None, "fast": fast}
@@ -298,12 +299,12 @@ class use_kernels:
 def _implementation(op: Op, arrays: tuple[Array | None, ...]) -> tuple[Callable, Callable]:
     """The forward and backward that the current choice of kernels gives `op` on these arrays."""
     threads.hold_blas()
-    room = use_kernels.rooms[_kernels.get()]
-    plain = all(
-        x is None or (isinstance(x, np.ndarray) and x.dtype.kind == "f")  # host: the fast kernels are NumPy's
-        for x in arrays
-    )
-    if room is None or not plain or not hasattr(room, op.forward.__name__):
+    given = [x for x in arrays if x is not None]
+    if not all(isinstance(x, np.ndarray) for x in given):  # host: the fast kernels are NumPy's
+        room: ModuleType | None = cut
+    else:
+        room = use_kernels.rooms[_kernels.get()] if all(x.dtype.kind == "f" for x in given) else None
+    if room is None or not hasattr(room, op.forward.__name__):
         return op.forward, op.backward
     return getattr(room, op.forward.__name__), getattr(room, op.backward.__name__)
 

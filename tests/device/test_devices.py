@@ -6,6 +6,7 @@ import pytest
 import minicnn
 from minicnn import Parameter, Tensor, backend, models, nn, optim, weights
 from minicnn import functional as F
+from minicnn.kernels import conv
 from tests.device import double
 
 pytestmark = pytest.mark.host  # these bring the double themselves
@@ -168,3 +169,22 @@ def test_a_training_step_waits_for_nothing(pretended, name, rng):
         optimizer.step()
         assert (pretended.to_host, pretended.to_device) == (0, 1 + losses + masks)
     assert np.isfinite(loss.item()) and pretended.to_host == 1
+
+
+def test_a_convolution_on_a_device_keeps_to_the_workspace(pretended, monkeypatch, rng):
+    """The engine sends it to `kernels.cut`; on the host the whole batch's columns are made, as in the textbook."""
+    images = rng.standard_normal((4, 2, 6, 6)).astype(np.float32)
+    layer = nn.Conv2d(2, 3, 3)
+    columns: list[int] = []
+
+    def noted(*args):
+        columns.append((made := im2col(*args)).nbytes)
+        return made
+
+    im2col = conv.im2col
+    monkeypatch.setattr(conv, "im2col", noted)
+    monkeypatch.setattr(backend, "_max_workspace_size", 2 * 18 * 16 * 4)  # two images'
+    with minicnn.use_kernels("im2col"):
+        layer(Tensor(images)).sum().backward()
+    layer.to("cuda")(Tensor(images).to("cuda")).sum().backward()
+    assert columns == 2 * [4 * 18 * 16 * 4] + 4 * [2 * 18 * 16 * 4]

@@ -15,14 +15,15 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from minicnn import backend, kernels
-from minicnn.kernels import fast, naive
+from minicnn.kernels import cut, fast, naive
 from tests.device import places
 
 drawn = settings(derandomize=True, deadline=None)  # how many examples, the profile says
 seeds = st.integers(0, 2**32 - 1)
 dtypes = st.sampled_from([np.float32, np.float64])
 
-ROOMS = {"naive": naive, "fast": fast}  # the other implementations of the heavy operations
+HOSTS = {"naive": naive, "fast": fast}  # the other implementations of the heavy operations, for the host
+ROOMS = HOSTS | {"cut": cut}
 
 
 class Pair(NamedTuple):
@@ -39,7 +40,7 @@ def pairs_of(module) -> dict[str, Pair]:
         if name.endswith("_forward") and not name.startswith("_") and function.__module__.startswith(module.__name__):
             stem = name.removesuffix("_forward")
             found[stem] = Pair(function, getattr(module, f"{stem}_backward"))
-    if module not in ROOMS.values() and places.on_a_device():
+    if module not in HOSTS.values() and places.on_a_device():
         return {stem: Pair(*map(places.crossing, pair)) for stem, pair in found.items()}
     return found
 
@@ -61,8 +62,8 @@ def implementations(name: str) -> dict[str, Pair]:
 def each_implementation(name: str):
     """Run the test once with each implementation of the operation as its `pair`."""
     forms = implementations(name)
-    if places.on_a_device():  # the others are for the host
-        forms = {"neutral": forms["neutral"]}
+    if places.on_a_device():
+        forms = {form: pair for form, pair in forms.items() if form not in HOSTS}
     return pytest.mark.parametrize("pair", list(forms.values()), ids=list(forms))
 
 

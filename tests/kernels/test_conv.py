@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minicnn.kernels import conv
+from minicnn import backend, cuda
+from minicnn.kernels import conv, cut
 
 from .helpers import (
+    Pair,
     assert_adjoint,
     assert_close,
     assert_same,
@@ -24,6 +28,15 @@ from .helpers import (
 )
 
 each = each_implementation("conv2d")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_workspace():
+    """So that the form for a GPU does cut: one image at a time, or a few."""
+    before = cuda.max_workspace_size()
+    cuda.set_max_workspace_size(2000)
+    yield
+    cuda.set_max_workspace_size(before)
 
 
 @st.composite
@@ -139,3 +152,61 @@ def test_groups_are_convolutions_side_by_side(pair, rng):
 @pytest.mark.parametrize(("size", "out"), [(7, 4), (8, 4), (9, 5)])
 def test_output_size_floors(size, out):
     assert conv.output_size(size, kernel=3, stride=2, padding=1, dilation=1) == out
+
+
+# ------------------------------------------------------------------------------------------- the GPU's workspace
+
+VGG_LIKE = {"stride": (1, 1), "padding": (1, 1), "dilation": (1, 1), "groups": 1}
+
+
+@pytest.mark.parametrize(("images_at_a_time", "blocks"), [(0.5, 7), (1, 7), (2.5, 4), (6, 2), (7, 1), (1000, 1)])
+def test_columns_stay_within_the_workspace(images_at_a_time, blocks, rng, monkeypatch):
+    """Seven images, forward and backward: what im2col and the product of backward's input gradient make."""
+    an_image = 3 * 3 * 3 * 8 * 8 * 4  # bytes of columns
+    monkeypatch.setattr(backend, "_max_workspace_size", int(images_at_a_time * an_image))
+    made: list[int] = []
+
+    def noted(*args):
+        made.append((columns := im2col(*args)).nbytes)
+        return columns
+
+    def noted_back(columns, *args):
+        made.append(columns.nbytes)
+        return col2im(columns, *args)
+
+    im2col, col2im = conv.im2col, conv.col2im
+    monkeypatch.setattr(conv, "im2col", noted)
+    monkeypatch.setattr(conv, "col2im", noted_back)
+    arrays = normal(rng, (7, 3, 8, 8), np.float32), normal(rng, (4, 3, 3, 3), np.float32), normal(rng, 4, np.float32)
+    run(Pair(cut.conv2d_forward, cut.conv2d_backward), arrays, **VGG_LIKE)
+    assert len(made) == 3 * blocks
+    assert max(made) <= max(images_at_a_time, 1) * an_image
+    assert sum(made) == 3 * 7 * an_image
+
+
+@pytest.mark.host
+def test_a_block_s_columns_are_gone_before_the_next_are_made(rng, monkeypatch):
+    """tracemalloc's peak: one image's columns and what else is there (8 % of it for so many windows of a small map)."""
+    monkeypatch.setattr(backend, "_max_workspace_size", 1)
+    input, weight = normal(rng, (6, 2, 40, 40)), normal(rng, (2, 2, 9, 9))
+    params = VGG_LIKE | {"padding": (4, 4)}
+    output, saved = cut.conv2d_forward(input, weight, None, **params)
+    grad_output, needs = normal(rng, output.shape), (True, True, False)
+    an_image = 2 * 9 * 9 * 40 * 40 * 8
+    for step in (
+        lambda: cut.conv2d_forward(input, weight, None, **params),
+        lambda: cut.conv2d_backward(grad_output, saved, needs, **params),
+    ):
+        tracemalloc.start()
+        step()
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert an_image < peak < 1.5 * an_image
+
+
+@pytest.mark.parametrize(("size", "error"), [(0, ValueError), (-1, ValueError), (1.5, TypeError), (True, TypeError)])
+def test_the_workspace_must_be_a_number_of_bytes(size, error):
+    before = cuda.max_workspace_size()
+    with pytest.raises(error, match="set_max_workspace_size: size is"):
+        cuda.set_max_workspace_size(size)
+    assert cuda.max_workspace_size() == before
