@@ -1,7 +1,8 @@
 """The command line: ``minicnn demo``, ``train``, ``step``, ``classify``, ``summary``, ``memory``, and so on.
 
 Arguments come in and words go out here; the work is done elsewhere. Whatever goes wrong ends in one line on stderr.
-Exit status: 0 done, 1 failed (also: a gradient is wrong), 2 a command line that makes no sense, 130 Ctrl-C.
+Exit status: 0 done, 1 failed (also: a gradient is wrong), 2 a command line that makes no sense (also: no device to
+check), 130 Ctrl-C.
 """
 
 from __future__ import annotations
@@ -28,7 +29,20 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
-from . import __version__, backend, classify, doctor, manual_seed, models, report, stepping, threads, train, weights
+from . import (
+    __version__,
+    backend,
+    classify,
+    doctor,
+    manual_seed,
+    models,
+    report,
+    selfcheck,
+    stepping,
+    threads,
+    train,
+    weights,
+)
 from .engine import dry_run
 from .gradcheck import gradcheck
 from .inspect import Memory, Summary, debug, facts, memory, summary
@@ -92,6 +106,12 @@ def _device(text: str) -> str:
     return text
 
 
+def _cuda_device(text: str) -> str:
+    if backend.device(text).type != "cuda":
+        raise ValueError(f"must be cuda or cuda:N, got {text!r}: NumPy on the CPU is what a device is compared with")
+    return text
+
+
 def _file(*endings: str) -> Callable[[str], Path]:
     """The name of a file that can be written, with one of these endings."""
 
@@ -146,7 +166,9 @@ def _call(text: str) -> tuple[list[Any], dict[str, Any]]:
 
 NETWORKS = [name for name in models.__all__ if name.islower() and not name.endswith("_loss")]
 
-COMMANDS = ("demo", "train", "step", "classify", "lab", "summary", "memory", "facts", "gradcheck", "doctor")
+COMMANDS = (
+    "demo", "train", "step", "classify", "lab", "summary", "memory", "facts", "gradcheck", "doctor", "selfcheck",
+)  # fmt: skip
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -230,6 +252,7 @@ def make_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     option("name", type=_one_of("experiment", EXPERIMENTS), metavar="NAME", help=", ".join(EXPERIMENTS))
     option("--seed", type=_whole(0), metavar="N", default=0, help="of all random numbers (%(default)s)")
+    option("--device", type=_checked(_device), default="cpu", help="cpu, cuda or cuda:N (%(default)s)")
     option("--plot", type=_file(".png", ".svg", ".pdf"), metavar="FILE", help="the picture (minicnn-lab-NAME.png)")
     option("--csv", type=_file(".csv"), metavar="FILE", help="write the observations, a line each")
     option("--json", action="store_true", help="print everything as JSON")
@@ -306,6 +329,15 @@ def make_parser() -> argparse.ArgumentParser:
     option("--json", action="store_true", help="print everything as JSON")
 
     command("doctor", _doctor, "say what this computer offers: versions, threads, GPU, extras")
+
+    option = command(
+        "selfcheck", _selfcheck, "check a GPU against NumPy, by its owner",
+        "Check that a CUDA device computes what NumPy does: every operation and five networks, forward and backward, a "
+        "short training, repeatability, memory, files. Exit status 0 passed, 1 a check failed, 2 no usable device.",
+    )  # fmt: skip
+    option("--device", type=_checked(_cuda_device), default="cuda", help="cuda or cuda:N (%(default)s)")
+    option("--quick", action="store_true", help="time small networks only, and fewer steps of each")
+    option("--json", action="store_true", help="print everything as JSON")
     return parser
 
 
@@ -531,7 +563,7 @@ def _lab(arguments: argparse.Namespace) -> int:
             meter.show(f"{meter.bar(share)} {100 * share:3.0f} %  {text}")
 
     try:
-        result = EXPERIMENTS[arguments.name](seed=arguments.seed, progress=progress)
+        result = EXPERIMENTS[arguments.name](seed=arguments.seed, device=arguments.device, progress=progress)
     finally:
         meter.clear()
     print(json.dumps(result.to_dict(), indent=2, ensure_ascii=False) if arguments.json else result)
@@ -650,3 +682,34 @@ def _doctor(arguments: argparse.Namespace) -> int:
     for subject, line in doctor.examine():
         print(f"{subject:16}{line}")
     return 0
+
+
+# ---------------------------------------------------------------------------------------------------- selfcheck
+
+def _selfcheck(arguments: argparse.Namespace) -> int:
+    meter = Meter(sys.stderr)
+
+    def begin(name: str) -> None:
+        if meter.terminal:
+            meter.show(f"checking: {name}")
+
+    def done(check: selfcheck.Check) -> None:
+        meter.clear()
+        if not arguments.json:
+            print(check, flush=True)
+
+    try:
+        result = selfcheck.run(arguments.device, arguments.quick, begin, done)
+    except selfcheck.NoDevice as error:
+        raise CommandLineError(f"minicnn selfcheck: {error}. GPU: {dict(doctor.examine())['GPU']}") from error
+    finally:
+        meter.clear()
+    if arguments.json:
+        print(json.dumps(result.to_dict(), indent=2, ensure_ascii=False, allow_nan=False))
+        return 0 if result.passed else 1
+    failed = [check.name for check in result.checks if not check.passed]
+    count = len(result.checks)
+    print(f"FAILED: {', '.join(failed)}" if failed else f"passed: {count} checks")
+    if row := result.row():
+        print(f"for the table in README.md, 'last verified on':\n{row}")
+    return 1 if failed else 0

@@ -693,5 +693,5 @@ def _accumulate(leaf: Tensor, grad: Array, known: tuple[Array, ...]) -> None:
         leaf.grad = _sum(leaf.grad, grad)
         return
     xp = backend.array_module(grad)
-    shared = 0 in grad.strides or any(xp.may_share_memory(grad, other) for other in known)
+    shared = 0 in grad.strides or any(type(x) is type(grad) and xp.may_share_memory(grad, x) for x in known)
     leaf.grad = grad.copy() if shared else grad

@@ -36,7 +36,7 @@ CONTEXT = {name: variable for name, variable in vars(engine).items() if isinstan
 # CuPy itself. A test that is about the host (threads, files, memory that is shared with an array of NumPy's, ...) is
 # marked `host`.
 ON_DEVICES = (
-    "inspect", "kernels", "models", "test_clip.py", "test_engine.py", "test_functional.py",
+    "device", "inspect", "kernels", "lab", "models", "test_clip.py", "test_engine.py", "test_functional.py",
     "test_gradcheck.py", "test_init.py", "test_lr_scheduler.py", "test_metrics.py", "test_module.py",
     "test_op_gradients.py", "test_optim.py", "test_train.py", "test_weights.py",
 )  # fmt: skip

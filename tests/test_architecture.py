@@ -21,7 +21,7 @@ RANKS = {
     4: ["nn", "testing", "pth"],
     5: ["models", "optim", "data", "weights"],
     6: ["inspect", "report", "classify"],
-    7: ["train", "lab", "doctor", "stepping"],
+    7: ["train", "lab", "doctor", "selfcheck", "stepping"],
     8: ["__init__"],  # `minicnn` itself: what it offers is for users, the command line, and nobody below
     9: ["cli"],
     10: ["__main__"],

@@ -16,9 +16,11 @@ wherever NumPy wants one. So the same tests run on the host and on the double.
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 import types
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,6 +41,7 @@ class Counts:
     """How often something crossed since `reset`, or the host had to wait for the device."""
 
     to_device = to_host = 0
+    refused = False  # by `allow_synchronize`
 
     @classmethod
     def reset(cls) -> None:
@@ -125,7 +128,24 @@ def _index(index: Any, shape: tuple[int, ...]) -> Any:
 
 def _sync() -> None:
     if not looking():
+        if Counts.refused:
+            raise DeviceSynchronized("Device synchronization was detected while disallowed.")
         Counts.to_host += 1
+
+
+class DeviceSynchronized(RuntimeError):
+    pass
+
+
+@contextmanager
+def allow_synchronize(allow: bool) -> Iterator[None]:
+    """``cupyx.allow_synchronize``, with the warning that CuPy gives."""
+    warnings.warn("cupyx.allow_synchronize will be removed in future releases", stacklevel=3)
+    before, Counts.refused = Counts.refused, not allow
+    try:
+        yield
+    finally:
+        Counts.refused = before
 
 
 def _quiet(function: Callable, *args: Any, **kwargs: Any) -> Any:
@@ -396,6 +416,8 @@ def _function(name: str, known: Any, function: Callable) -> Callable:
             return function(*_inside(args, name), **kwargs)
         if name in LENGTHS and any(isinstance(x, ndarray) for x in args[:1]):
             raise TypeError(f"cupy.{name}: 'ndarray' object cannot be interpreted as an integer")
+        if name == "lib.stride_tricks.sliding_window_view":
+            _sync()  # CuPy makes an array of the window's size and reads it back
         out = kwargs.get("out")
         result = _quiet(function, *_inside(args, name), **_inside_values(kwargs, name))
         return out if isinstance(out, ndarray) else _wrapped(result)
@@ -452,15 +474,48 @@ class Device:
         _sync()
 
 
+class MemoryPool:
+    """Counts the arrays that there are; it keeps nothing back."""
+
+    def used_bytes(self) -> int:
+        whole = {}
+        for x in gc.get_objects():
+            if type(x) is ndarray:
+                host = x._host
+                while isinstance(host.base, np.ndarray):
+                    host = host.base
+                whole[id(host)] = host.nbytes
+        return sum(whole.values())
+
+    total_bytes = used_bytes
+
+    def free_all_blocks(self) -> None: ...
+
+
+def device_properties(index: int) -> dict[str, Any]:
+    return {"name": b"strict double (no GPU)", "totalGlobalMem": 1 << 30}
+
+
 def make() -> Namespace:
     """What stands in for the module ``cupy``."""
     cupy = Namespace("cupy", np)
     cupy.__version__ = API["cupy"]
     cupy.cuda = types.SimpleNamespace(
         Device=Device, is_available=lambda: True,
-        runtime=types.SimpleNamespace(CUDARuntimeError=CUDARuntimeError, getDeviceCount=lambda: 1),
+        runtime=types.SimpleNamespace(
+            CUDARuntimeError=CUDARuntimeError, getDeviceCount=lambda: 1, getDeviceProperties=device_properties,
+            driverGetVersion=lambda: 12090, runtimeGetVersion=lambda: 12080,
+        ),
     )  # fmt: skip
+    cupy.get_default_memory_pool = MemoryPool
     return cupy
+
+
+def make_cupyx() -> types.ModuleType:
+    """What stands in for the module ``cupyx``."""
+    cupyx = types.ModuleType("cupyx")
+    vars(cupyx).update(allow_synchronize=allow_synchronize, DeviceSynchronized=DeviceSynchronized)
+    return cupyx
 
 
 def install() -> None:
@@ -471,17 +526,18 @@ def install() -> None:
     """
     if "cupy" in sys.modules:
         raise RuntimeError("CuPy itself is imported already")
-    sys.modules["cupy"] = make()
+    sys.modules |= {"cupy": make(), "cupyx": make_cupyx()}
 
 
 @contextmanager
 def installed() -> Iterator[None]:
     """Let ``import cupy`` find the double inside the `with`."""
-    before = sys.modules.get("cupy")
-    sys.modules["cupy"] = make()
+    names = ("cupy", "cupyx")
+    before = {name: sys.modules[name] for name in names if name in sys.modules}
+    sys.modules |= {"cupy": make(), "cupyx": make_cupyx()}
     try:
         yield
     finally:
-        del sys.modules["cupy"]
-        if before is not None:
-            sys.modules["cupy"] = before
+        for name in names:
+            del sys.modules[name]
+        sys.modules |= before

@@ -55,7 +55,10 @@ LEVELS = (
     *((name, HOST, "text, processes or pictures") for name in (
         "__main__.py", "classify.py", "cli.py", "doctor.py", "report.py", "threads.py",
     )),
-    *((name, HOST, "numbers that were measured, and small networks on the host") for name in ("lab/*", "stepping.py")),
+    *((f"lab/{name}.py", HOST, "theory, and what was measured, are the host's") for name in ("theory", "result")),
+    ("lab/*", NEUTRAL, "trains and measures networks of any device"),
+    ("stepping.py", HOST, "small networks on the host"),
+    ("selfcheck/*", NEUTRAL, "runs on a device, and compares on the host"),
     ("testing.py", HOST, "comparisons are made on the host"),
 )  # fmt: skip
 
@@ -93,8 +96,8 @@ THROUGH = {"abs", "dict", "enumerate", "list", "map", "max", "min", "reversed", 
            "tuple", "zip"}  # fmt: skip
 FILLING = {"add", "append", "extend", "insert", "update"}
 ARRAY_ANNOTATIONS = {"np.ndarray", "DataLoader"}
-PLAIN_ANNOTATIONS = {"bool", "complex", "dict", "float", "int", "Iterable", "list", "None", "Sequence", "set", "str",
-                     "tuple"}  # fmt: skip
+PLAIN_ANNOTATIONS = {"bool", "complex", "dict", "float", "int", "Iterable", "list", "None", "Row", "Sequence", "set",
+                     "str", "tuple"}  # fmt: skip
 
 
 class Finding(NamedTuple):

@@ -173,8 +173,8 @@ def test_a_finding_is_a_line_that_names_the_place():
 
 def test_host_code_is_held_to_the_import_alone():
     source = "import numpy as np\ndef f(a):\n    a @= np.exp(a)\n"
-    assert lint.findings("minicnn/lab/planted.py", source) == []
-    [finding] = lint.findings("minicnn/lab/planted.py", source + "import cupy\n")
+    assert lint.findings("minicnn/data/planted.py", source) == []
+    [finding] = lint.findings("minicnn/data/planted.py", source + "import cupy\n")
     assert finding.line == 4 and "backend.py alone" in finding.message
     assert lint.findings("minicnn/backend.py", "import cupy\n") == []
 
