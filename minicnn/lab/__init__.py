@@ -1,8 +1,10 @@
 """The gradient lab: what courses tell of deep networks' gradients, measured.
 
-Each experiment is a function ``name(seed=0, *, ..., progress=None)`` that returns a `Result`: tidy rows, a sentence
-with the outcome, a picture. The same arguments give the same numbers, and minicnn's own random numbers go on as if it
-had not run. ``minicnn lab NAME`` runs one from the command line.
+Each experiment is a function ``name(seed=0, *, ..., device=None, progress=None)`` that returns a `Result`: tidy rows,
+a sentence with the outcome, a picture. The same arguments give the same numbers, and minicnn's own random numbers go on
+as if it had not run. ``minicnn lab NAME`` runs one from the command line.
+
+Networks live on `device`; what was measured in them, and theory, on the host.
 """
 
 from collections.abc import Callable

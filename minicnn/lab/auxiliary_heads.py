@@ -19,14 +19,14 @@ from typing import Any
 
 import numpy as np
 
+from .. import backend, nn
 from .. import functional as F
-from .. import nn
 from ..data import ArrayDataset, DataLoader
 from ..engine import Tensor, no_grad, use_kernels
 from ..inspect.provenance import provenance
 from ..models.googlenet import GoogLeNet, GoogLeNetOutputs, googlenet
 from ..optim import SGD
-from .deep import ACTIVATIONS, check_least, chosen, digits, own_random_numbers
+from .deep import ACTIVATIONS, check_least, chosen, digits, on, own_random_numbers, share_right
 from .result import COLOURS, Progress, Result, Row, rounded, sentences, where
 
 QUESTION = "Do GoogLeNet's auxiliary heads feed its first layer, and does it train the better for it?"
@@ -51,6 +51,7 @@ def auxiliary_heads(
     width: float = 0.125,
     batch_size: int = 16,
     learning_rate: float = 0.003,
+    device: str | None = None,
     progress: Progress | None = None,
 ) -> Result:
     """Train small GoogLeNets on MNIST's digits with and without heads, and look where the stem's gradient comes from.
@@ -66,6 +67,7 @@ def auxiliary_heads(
         steps, batch_size, learning_rate: of training, by stochastic gradient descent with momentum 0.9.
         images, classes: the first training images of the first classes, at least two.
         input_size, width: as for `models.googlenet`.
+        device: where the networks live, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``; left out, where new tensors are made.
         progress: told how far it is.
 
     Returns:
@@ -76,6 +78,7 @@ def auxiliary_heads(
         as a share of it. Shares add up to 1.
 
     Raises:
+        RuntimeError: the device does not work.
         ValueError: an unknown name, a number that is too small, or a network that cannot be built.
     """
     activations = chosen("auxiliary_heads", "activations", activations, ACTIVATIONS)
@@ -93,7 +96,8 @@ def auxiliary_heads(
     at = np.unique(np.linspace(0, steps, SNAPSHOTS + 1).round().astype(int)).tolist()
     rows: list[Row] = []
     runs = list(itertools.product(range(seed, seed + seeds), activations, norms))
-    with use_kernels("im2col"):  # layers as small as these are not worth cutting into blocks for threads
+    # Layers as small as these are not worth cutting into blocks for threads.
+    with use_kernels("im2col"), on(device) as settings["device"]:
         for i, (own_seed, activation, norm) in enumerate(runs):
             for j, model in enumerate(_pair(own_seed, activation, norm, classes, input_size, width)):
                 kind = {"activation": activation, "norm": norm, "heads": model.aux_logits, "seed": own_seed}
@@ -113,7 +117,8 @@ def auxiliary_heads(
 
 def _images(count: int, classes: int, side: int) -> ArrayDataset:
     """The first `count` training images of the first classes, their pixels repeated to reach `side`."""
-    pixels, labels = digits(100 + 30 * count // classes, "float32")  # three times as many as are needed, about
+    data: tuple[np.ndarray, np.ndarray] = digits(100 + 30 * count // classes, "float32")  # three times too many, about
+    pixels, labels = data
     wanted = np.flatnonzero(labels < classes)[:count]
     places = np.arange(side) * 28 // side
     square = pixels[wanted].reshape(-1, 1, 28, 28)
@@ -176,7 +181,7 @@ def _snapshot(model: GoogLeNet, dataset: ArrayDataset) -> dict[str, Any]:
     scores = outputs if isinstance(outputs, Tensor) else outputs.logits
     found = {
         "loss": float(F.cross_entropy(scores, labels).item()),
-        "accuracy": float((scores.data.argmax(axis=1) == labels).mean()),
+        "accuracy": share_right(scores.data.argmax(axis=1), labels),
     }
     losses = _losses(model(Tensor(images[:MEASURED])), labels[:MEASURED])
     every = provenance(losses, model).parts if model.aux_logits else ()
@@ -194,7 +199,7 @@ def _snapshot(model: GoogLeNet, dataset: ArrayDataset) -> dict[str, Any]:
 
 def _norm(parameter: Tensor) -> float:
     """Of the parameter's gradient."""
-    return float(np.linalg.norm(np.asarray(parameter.grad, dtype=np.float64)))
+    return float(np.linalg.norm(backend.to_host(parameter.grad).astype(np.float64)))
 
 
 def _total(losses: dict[str, Tensor]) -> Tensor:
@@ -211,9 +216,9 @@ def _kinds(rows: Sequence[Row]) -> list[tuple[str, str]]:
 
 def _curves(rows: Sequence[Row], key: str, **values: Any) -> tuple[list[int], np.ndarray]:
     """The steps, and `key` there: an array (seeds, steps)."""
-    rows = where(rows, **values)
-    steps = sorted({row["step"] for row in rows})
-    return steps, np.array([row[key] for row in rows]).reshape(-1, len(steps))  # rows come run by run
+    found: list[Row] = where(rows, **values)
+    steps = sorted({row["step"] for row in found})
+    return steps, np.array([row[key] for row in found]).reshape(-1, len(steps))  # rows come run by run
 
 
 def _findings(rows: Sequence[Row], settings: dict[str, Any]) -> list[str]:

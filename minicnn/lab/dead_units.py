@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from .. import backend, nn, optim
 from .. import functional as F
-from .. import nn, optim
 from ..engine import Tensor, no_grad
-from .deep import ACTIVATIONS, Block, blocks, check_least, chosen, digits, linear
+from .deep import ACTIVATIONS, Block, blocks, check_least, chosen, digits, linear, on
 from .result import COLOURS, Progress, Result, Row, sentences, where
 
 QUESTION = "When do units stop firing, do they come back, and do leaky activations help?"
@@ -40,6 +40,7 @@ def dead_units(
     width: int = 100,
     depth: int = 3,
     every: int = 10,
+    device: str | None = None,
     progress: Progress | None = None,
 ) -> Result:
     """Train small networks on MNIST and count, on the way, the units that fire for none of the training images.
@@ -60,9 +61,11 @@ def dead_units(
         batch: images a step.
         width, depth: units a layer, and layers before the last.
         every: steps from look to look.
+        device: where the networks live, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``; left out, where new tensors are made.
         progress: told how far it is.
 
     Raises:
+        RuntimeError: the device does not work.
         ValueError: a name that is not known, or a number that is too small.
     """
     activations = chosen("dead_units", "activations", activations, ACTIVATIONS)
@@ -78,10 +81,11 @@ def dead_units(
     data = digits(images, "float32")
     runs = [(s, a, t) for s in scenarios for a in activations for t in range(trials)]
     rows: list[Row] = []
-    for i, (scenario, activation, trial) in enumerate(runs):
-        rows += _train(seed, scenario, activation, trial, data, steps, batch, width, depth, every)
-        if progress is not None:
-            progress((i + 1) / len(runs), f"{scenario}, {activation}")
+    with on(device) as settings["device"]:
+        for i, (scenario, activation, trial) in enumerate(runs):
+            rows += _train(seed, scenario, activation, trial, data, steps, batch, width, depth, every)
+            if progress is not None:
+                progress((i + 1) / len(runs), f"{scenario}, {activation}")
     sentence, *details = _findings(rows, settings)
     return Result("dead_units", QUESTION, settings, rows, sentence, _draw, (9.0, 8.0), details)
 
@@ -127,16 +131,16 @@ def _train(
 
 def _look(network: nn.Sequential, head: nn.Linear, images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, float]:
     """Which units fire for no image, (depth, width), and the loss."""
-    inputs: list[np.ndarray] = []
+    silent: list[np.ndarray] = []
     with no_grad():
         x = Tensor(images)
         for block in network:
             assert isinstance(block, Block)
             h = block.linear(x)
-            inputs.append(h.data)
+            silent.append(backend.to_host(~(h.data > 0).any(axis=0)))
             x = block.activation(h)
         loss = F.cross_entropy(head(x), labels).item()
-    return np.array([~(h > 0).any(axis=0) for h in inputs]), loss
+    return np.array(silent), loss
 
 
 # ---------------------------------------------------------------------------------------------- the outcome

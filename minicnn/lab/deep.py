@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,6 +82,18 @@ def own_random_numbers(seed: int) -> Iterator[np.random.Generator]:
         yield generator
     finally:
         generator.bit_generator.state = before
+
+
+@contextmanager
+def on(device: str | None) -> Iterator[str]:
+    """Inside, new tensors are made on `device`; None is where they are made anyway. Gives the device's name.
+
+    Raises:
+        RuntimeError: the device does not work.
+        ValueError: it is no name of a device.
+    """
+    with nullcontext() if device is None else backend.device(device):
+        yield backend.device_of(backend.new(np.zeros(1)))  # tries it, before the work
 
 
 # -------------------------------------------------------------------------------------------------- networks
@@ -179,7 +191,7 @@ def measure(network: nn.Sequential, forward: Callable[[], Tensor], gradient: np.
     """
     found = [child for child in network if isinstance(child, Block)]
     place = {block: i for i, block in enumerate(found)}  # two blocks may share a linear layer
-    inputs: dict[nn.Module, np.ndarray] = {}
+    inputs: dict[nn.Module, backend.Array] = {}
 
     def keep(module: nn.Module, args: tuple[Any, ...], _: Tensor) -> None:
         inputs[module] = args[0].data
@@ -192,13 +204,18 @@ def measure(network: nn.Sequential, forward: Callable[[], Tensor], gradient: np.
     for step in backward_steps(output, gradient):
         i = next((place[module] for module in step.node.scope if module in place), None)
         if i is not None and step.op.name == "linear":
-            rows = log10_mean_square(step.grad_output)
+            rows = log10_mean_square(backend.to_host(step.grad_output))
             sizes[i], logs[i] = _log10_mean(rows), rows.mean()
     steep = {type(block.activation): SATURATED * steepest(block.activation) for block in found}
     for i, block in enumerate(found):
-        slope = np.abs(value_and_slope(block.activation, inputs[block.activation])[1])
-        saturated[i] = (slope < steep[type(block.activation)]).mean()
+        slope: np.ndarray = value_and_slope(block.activation, backend.to_host(inputs[block.activation]))[1]
+        saturated[i] = (np.abs(slope) < steep[type(block.activation)]).mean()  # host: theory's
     return Layers(sizes, logs, saturated)
+
+
+def share_right(answers: backend.Array, labels: np.ndarray) -> float:
+    """The share of the `answers` (N,), on any device, that are the `labels` (N,), on the host."""
+    return float((backend.to_host(answers) == labels).mean())
 
 
 def log10_mean_square(rows: np.ndarray) -> np.ndarray:

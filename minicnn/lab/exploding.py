@@ -18,6 +18,7 @@ gradient that could be clipped.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,12 +27,12 @@ from typing import Any
 
 import numpy as np
 
+from .. import backend, nn, optim
 from .. import functional as F
-from .. import nn, optim
 from ..engine import Parameter, Tensor, no_grad
 from ..inspect.anomaly import AnomalyError, detect_anomaly
 from ..nn.utils import clip_grad_norm_, clip_grad_value_, get_total_norm
-from .deep import Layers, blocks, check_least, chosen, digits, linear, measure, profile
+from .deep import Layers, blocks, check_least, chosen, digits, linear, measure, on, profile
 from .result import COLOURS, Progress, Result, Row, sentences
 
 QUESTION = "How does training run to infinity, and which remedy saves which run?"
@@ -94,6 +95,7 @@ def exploding(
     steps: int = 40,
     width: int = 64,
     batch: int = 64,
+    device: str | None = None,
     progress: Progress | None = None,
 ) -> Result:
     """Measure how gradients grow, let training runs explode, and try the remedies on them.
@@ -120,9 +122,11 @@ def exploding(
         steps: of gradient descent.
         width: units a layer.
         batch: images a step; eight batches are used in turn.
+        device: where the networks live, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``; left out, where new tensors are made.
         progress: told how far it is.
 
     Raises:
+        RuntimeError: the device does not work.
         ValueError: a name that is not known, or a number that is too small.
     """
     runs, remedies = chosen("exploding", "runs", runs, RUNS), chosen("exploding", "remedies", remedies, REMEDIES)
@@ -134,21 +138,21 @@ def exploding(
         "exploding", settings, chain_length=4, chain_width=2, chain_seeds=0, trials=0, steps=1, width=1, batch=2
     )
     rows: list[Row] = []
-    if chain_seeds:
-        for i, (weights, gain) in enumerate(CHAINS):
-            for shared in (False, True):
-                rows += _chain(seed, weights, gain, shared, chain_length, chain_width, chain_seeds)
-            if progress is not None:
-                progress(0.1 * (i + 1) / len(CHAINS), "chains of linear layers")
     images, labels = digits(8 * batch, "float32")
     every = [(run, remedy, trial) for run in runs for remedy in remedies for trial in range(trials)]
     all_layers = sum(RUNS[run].depth for run, _, _ in every)
     done = 0
-    for run, remedy, trial in every:
-        rows += _train(seed, run, remedy, trial, steps, width, images, labels)
-        done += RUNS[run].depth
-        if progress is not None:
-            progress(0.1 + 0.9 * done / all_layers, f"{run}, {remedy}")
+    with on(device) as settings["device"]:
+        for i, (weights, gain) in enumerate(CHAINS if chain_seeds else ()):
+            for shared in (False, True):
+                rows += _chain(seed, weights, gain, shared, chain_length, chain_width, chain_seeds)
+            if progress is not None:
+                progress(0.1 * (i + 1) / len(CHAINS), "chains of linear layers")
+        for run, remedy, trial in every:
+            rows += _train(seed, run, remedy, trial, steps, width, images, labels)
+            done += RUNS[run].depth
+            if progress is not None:
+                progress(0.1 + 0.9 * done / all_layers, f"{run}, {remedy}")
     if not rows:
         raise ValueError("exploding: nothing to do: chain_seeds and trials are 0")
     sentence, *details = _findings(rows, settings)
@@ -164,7 +168,7 @@ def _chain(seed: int, weights: str, gain: float, shared: bool, length: int, widt
         generator = np.random.default_rng([seed, k])
         inputs, gradient = generator.normal(size=(2, 4, width))
         layers = [_layer(weights, gain, width, generator) for _ in range(1 if shared else length)]
-        matrix = layers[0].weight.data
+        matrix = backend.to_host(layers[0].weight.data)
         radii.append(float(np.abs(np.linalg.eigvals(matrix)).max()))
         singular.append(float(np.linalg.norm(matrix, 2)))
         network = blocks(layers * length if shared else layers, "identity")
@@ -237,7 +241,7 @@ def _train(
                 elif remedy == "clip_value":
                     clip_grad_value_(network.named_parameters(), MAX_VALUE)
                 optimizer.step()
-                sizes = {name: float(np.abs(p.data).max()) for name, p in network.named_parameters()}
+                sizes = _largest(network)
                 road[-1]["largest_weight"] = max(sizes.values())
                 bad = [name for name, size in sizes.items() if not math.isfinite(size)]
                 if bad:
@@ -254,6 +258,14 @@ def _train(
         "end": end, "outcome": became, "saved": became in OUTCOMES[2:],
     }  # fmt: skip
     return [EMPTY | known | entry for entry in road or [{"step": 0}]]
+
+
+def _largest(network: nn.Module) -> dict[str, float]:
+    """The largest absolute value in each parameter, by its name."""
+    sizes = {name: abs(p.data).max() for name, p in network.named_parameters()}
+    xp = backend.common_module("exploding", *sizes.values())
+    together = xp.stack(list(sizes.values()))  # one crossing for all
+    return dict(zip(sizes, backend.to_host(together).tolist(), strict=True))
 
 
 # ---------------------------------------------------------------------------------------------- the outcome
@@ -323,7 +335,7 @@ def _draw(result: Result, figure: Any) -> None:
 def _draw_chains(result: Result, axes: Any) -> None:
     for colour, (weights, gain) in zip(COLOURS, CHAINS, strict=False):
         for shared in (False, True):
-            rows = result.where(part="chain", weights=weights, gain=gain, shared=shared)
+            rows: list[Row] = result.where(part="chain", weights=weights, gain=gain, shared=shared)
             back, y, error, expected = (
                 np.array([row[key] for row in rows]) for key in ("back", "log10_mean_square", "error", "theory")
             )
@@ -375,8 +387,8 @@ def _draw_table(result: Result, panel: Any) -> None:
     runs, remedies = settings["runs"], settings["remedies"]
     axes = panel.subplots()
     table = np.zeros((len(runs), len(remedies)))
-    for (i, j), _ in np.ndenumerate(table):
-        ends = result.where(part="training", run=runs[i], remedy=remedies[j], step=0)
+    for (i, run), (j, remedy) in itertools.product(enumerate(runs), enumerate(remedies)):
+        ends = result.where(part="training", run=run, remedy=remedy, step=0)
         table[i, j] = median_low(OUTCOMES.index(row["outcome"]) for row in ends)
         middle = median_low(math.inf if math.isnan(row["end"]) else row["end"] for row in ends)
         loss = f"loss {middle:.3g}" if math.isfinite(middle) else "∞ or NaN"

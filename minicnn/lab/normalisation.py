@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 
+from .. import backend, nn
 from .. import functional as F
-from .. import nn
 from ..data import ArrayDataset, DataLoader
 from ..engine import Tensor, use_kernels
 from ..inspect.flow import gradient_flow
 from ..optim import SGD
-from .deep import averaged_digits, check_least, chosen, own_random_numbers
+from .deep import averaged_digits, check_least, chosen, on, own_random_numbers, share_right
 from .result import COLOURS, Progress, Result, Row, rounded, sentences, where
 
 QUESTION = "What does normalisation buy: over which learning rates and initial weights does a network train?"
@@ -49,6 +49,7 @@ def normalisation(
     channels: int = 8,
     images: int = 512,
     batch_size: int = 32,
+    device: str | None = None,
     progress: Progress | None = None,
 ) -> Result:
     """Train a small network on MNIST's digits from weights and with learning rates that do and do not suit it.
@@ -65,6 +66,7 @@ def normalisation(
         seeds: how many networks for each pair of a scale and a learning rate.
         steps, batch_size: of training.
         images: how many, the first of the training images, averaged to 14×14 pixels.
+        device: where the networks live, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``; left out, where new tensors are made.
         progress: told how far it is.
 
     Returns:
@@ -76,6 +78,7 @@ def normalisation(
           at which the loss is no finite number, the loss is infinite and the accuracy 0.
 
     Raises:
+        RuntimeError: the device does not work.
         ValueError: an unknown norm, or a number that is too small.
     """
     norms = chosen("normalisation", "norms", norms, NORMS)
@@ -90,7 +93,8 @@ def normalisation(
     dataset = averaged_digits(images, SIDE)
     networks = list(itertools.product(norms, scales, range(seed, seed + seeds)))
     rows: list[Row] = []
-    with use_kernels("im2col"):  # layers as small as these are not worth cutting into blocks for threads
+    # Layers as small as these are not worth cutting into blocks for threads.
+    with use_kernels("im2col"), on(device) as settings["device"]:
         for i, (norm, scale, own_seed) in enumerate(networks):
             network = {"norm": norm, "scale": scale, "seed": own_seed}
             for layer, size in enumerate(_gradients(_build(own_seed, norm, scale, depth, channels), dataset), 1):
@@ -119,7 +123,7 @@ def _build(seed: int, norm: str, scale: float, depth: int, channels: int) -> nn.
             conv = nn.Conv2d(channels if layers else 1, channels, 3, padding=1)
             nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
             nn.init.zeros_(conv.bias)
-            conv.weight.data *= np.float32(scale)
+            conv.weight.data *= scale
             layers += [(f"conv{i}", conv)]
             layers += [(f"norm{i}", nn.BatchNorm2d(channels))] if norm == "batch norm" else []
             layers += [(f"relu{i}", nn.ReLU())]
@@ -141,22 +145,26 @@ def _train(
     """Train, and tell every few steps which it is, the mean loss and the share of right answers since then."""
     optimizer = SGD(model.parameters(), learning_rate, momentum=0.9)
     batches = itertools.chain.from_iterable(itertools.repeat(loader))
-    losses, right = [], []
+    seen: list[tuple[Tensor, backend.Array, np.ndarray]] = []  # since the last look: no step waits for its loss
     finite = True
     with np.errstate(over="ignore", invalid="ignore"):
         for step, (images, labels) in enumerate(itertools.islice(batches, steps), 1):
             if finite:
                 scores = model(Tensor(images))
                 loss = F.cross_entropy(scores, labels)
-                finite = math.isfinite(loss.item())
-            if finite:
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
-            losses.append(loss.item() if finite else math.inf)
-            right.append((scores.data.argmax(axis=1) == labels).mean() if finite else 0.0)
+                seen.append((loss.detach(), scores.data.argmax(axis=1), labels))
             if step % EVERY == 0:
-                yield step, float(np.mean(losses[-EVERY:])), float(np.mean(right[-EVERY:]))
+                losses: list[float] = []
+                right: list[float] = []
+                for loss, answers, labels in seen:
+                    finite = finite and math.isfinite(loss.item())
+                    losses.append(loss.item() if finite else math.inf)
+                    right.append(share_right(answers, labels) if finite else 0.0)
+                seen.clear()
+                yield step, float(np.mean(losses or [math.inf])), float(np.mean(right or [0.0]))  # host: numbers
 
 
 # --------------------------------------------------------------------------------------- the sentence, the picture
@@ -164,13 +172,13 @@ def _train(
 
 def final_accuracies(rows: Sequence[Row], settings: dict[str, Any], norm: str) -> np.ndarray:
     """(scales, learning rates): the share of right answers in the last 16 steps, the mean over the seeds."""
-    rows = where(rows, quantity="accuracy", norm=norm)
-    last = sorted({row["at"] for row in rows})[-2:]
-    rows = [row for row in rows if row["at"] in last]
+    found: list[Row] = where(rows, quantity="accuracy", norm=norm)
+    last = sorted({row["at"] for row in found})[-2:]
+    found = [row for row in found if row["at"] in last]
     return np.array(
         [
             [
-                np.mean([row["value"] for row in rows if (row["scale"], row["learning_rate"]) == (scale, rate)])
+                np.mean([row["value"] for row in found if (row["scale"], row["learning_rate"]) == (scale, rate)])
                 for rate in settings["learning_rates"]
             ]
             for scale in settings["scales"]
@@ -180,29 +188,31 @@ def final_accuracies(rows: Sequence[Row], settings: dict[str, Any], norm: str) -
 
 def _profile(rows: Sequence[Row], norm: str, scale: float) -> np.ndarray:
     """(layers,): the gradient at each layer, the geometric mean over the seeds."""
-    rows = where(rows, quantity="gradient", norm=norm, scale=scale)
+    found: list[Row] = where(rows, quantity="gradient", norm=norm, scale=scale)
     with np.errstate(divide="ignore"):
-        logs = np.log([row["value"] for row in rows]).reshape(-1, max(row["at"] for row in rows))
+        logs = np.log([row["value"] for row in found]).reshape(-1, max(row["at"] for row in found))
     return np.exp(logs.mean(axis=0))
 
 
 def _curve(result: Result, norm: str, scale: float, learning_rate: float) -> tuple[list[int], np.ndarray]:
     """The steps, and the loss there, the mean over the seeds."""
-    rows = result.where(quantity="loss", norm=norm, scale=scale, learning_rate=learning_rate)
+    rows: list[Row] = result.where(quantity="loss", norm=norm, scale=scale, learning_rate=learning_rate)
     steps = sorted({row["at"] for row in rows})
     return steps, np.array([row["value"] for row in rows]).reshape(-1, len(steps)).mean(axis=0)
 
 
 def _findings(rows: Sequence[Row], settings: dict[str, Any]) -> list[str]:
     """Sentences, the most important one first."""
-    scales, rates = settings["scales"], np.array(settings["learning_rates"])
+    scales: tuple[float, ...] = settings["scales"]
+    rates: tuple[float, ...] = settings["learning_rates"]
     trained: list[str] = []
     found: list[str] = []
     for norm in settings["norms"]:
         accuracies = final_accuracies(rows, settings, norm)
         trains = accuracies >= TRAINS
         trained.append(f"{trains.sum()}{'' if trained else ' train'} {TITLES[norm]}")
-        highest = f"up to a rate of {max(rates[trains.any(axis=0)]):g}" if trains.any() else "at no rate"
+        good = [rate for rate, works in zip(rates, trains.T, strict=True) if works.any()]
+        highest = f"up to a rate of {max(good):g}" if good else "at no rate"
         text = f"networks {TITLES[norm]} train {highest}, at best to {100 * accuracies.max():.0f} % right"
         low, high = (_profile(rows, norm, scale)[0] for scale in (min(scales), max(scales)))
         if high > 0 and low > 0 and len(scales) > 1:
@@ -224,7 +234,8 @@ def _findings(rows: Sequence[Row], settings: dict[str, Any]) -> list[str]:
 
 def _draw(result: Result, figure: Any) -> None:
     settings = result.settings
-    norms, scales, rates = settings["norms"], settings["scales"], settings["learning_rates"]
+    norms, scales = settings["norms"], settings["scales"]
+    rates: tuple[float, ...] = settings["learning_rates"]
     grid = figure.subplots(3, len(norms), sharey="row", squeeze=False)
     for (gradient, accuracy, loss), norm in zip(grid.T, norms, strict=True):
         accuracies = final_accuracies(result.rows, settings, norm)

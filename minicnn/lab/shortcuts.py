@@ -19,15 +19,15 @@ from typing import Any
 
 import numpy as np
 
+from .. import backend, models
 from .. import functional as F
-from .. import models
 from ..data import ArrayDataset, DataLoader
 from ..engine import Tensor, use_kernels
 from ..inspect.flow import gradient_flow
 from ..inspect.provenance import provenance
 from ..models import CifarResNet
 from ..optim import SGD
-from .deep import averaged_digits, check_least, own_random_numbers
+from .deep import averaged_digits, check_least, on, own_random_numbers
 from .result import COLOURS, Progress, Result, Row, rounded, sentences, where
 
 QUESTION = "Do shortcuts make deep networks trainable, and what do they do to the gradient?"
@@ -51,6 +51,7 @@ def shortcuts(
     width: float = 0.25,
     batch_size: int = 32,
     learning_rate: float = 0.1,
+    device: str | None = None,
     progress: Progress | None = None,
 ) -> Result:
     """Plain networks against residual ones on MNIST's digits: gradients before training, and training error.
@@ -67,6 +68,7 @@ def shortcuts(
         images: how many, the first of the training images.
         input_size: their side, a divisor of 28: pixels are averaged.
         width: multiplies the paper's 16, 32 and 64 channels.
+        device: where the networks live, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``; left out, where new tensors are made.
         progress: told how far it is.
 
     Returns:
@@ -79,6 +81,7 @@ def shortcuts(
           `at` branches: its projection on the whole. Residual networks only.
 
     Raises:
+        RuntimeError: the device does not work.
         ValueError: an argument is out of its range.
     """
     for depth in depths:
@@ -94,7 +97,8 @@ def shortcuts(
     work = seeds * epochs * sum(depth for _, depth in kinds)  # the time that an epoch takes grows with the depth
     rows: list[Row] = []
     done = 0
-    with use_kernels("im2col"):  # layers as small as these are not worth cutting into blocks for threads
+    # Layers as small as these are not worth cutting into blocks for threads.
+    with use_kernels("im2col"), on(device) as settings["device"]:
         for own_seed in range(seed, seed + seeds):
             for residual, depth in kinds:
                 network = {"network": name(depth, residual), "depth": depth, "residual": residual, "seed": own_seed}
@@ -152,7 +156,7 @@ def _train(
     """Train, and tell after each epoch its number, the mean loss and the share of wrong answers."""
     optimizer = SGD(model.parameters(), learning_rate, momentum=0.9, weight_decay=1e-4)
     for epoch in range(1, epochs + 1):
-        losses, wrong = [], []
+        losses, answers, right = [], [], []  # what is on a device stays there until the end of the epoch
         for images, labels in loader:
             with np.errstate(over="ignore", invalid="ignore"):  # a run that diverges shows in its loss
                 scores = model(Tensor(images))
@@ -160,9 +164,11 @@ def _train(
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
-            losses.append(loss.item())
-            wrong.append((scores.data.argmax(axis=1) != labels).mean())
-        yield epoch, float(np.mean(losses)), float(np.mean(wrong))
+            losses.append(loss.detach())
+            answers.append(scores.data.argmax(axis=1))
+            right.append(labels)
+        wrong = [(backend.to_host(given) != labels).mean() for given, labels in zip(answers, right, strict=True)]
+        yield epoch, float(np.mean([loss.item() for loss in losses])), float(np.mean(wrong))
 
 
 # --------------------------------------------------------------------------------------- the sentence, the picture
@@ -170,9 +176,9 @@ def _train(
 
 def _values(rows: Sequence[Row], quantity: str, **network: Any) -> np.ndarray:
     """(seeds, places): all numbers of a kind; rows come run by run."""
-    rows = where(rows, quantity=quantity, **network)
-    places = len({row["at"] for row in rows})
-    return np.array([row["value"] for row in rows]).reshape(-1, places)
+    found: list[Row] = where(rows, quantity=quantity, **network)
+    places = len({row["at"] for row in found})
+    return np.array([row["value"] for row in found]).reshape(-1, places)
 
 
 def _mean_and_error(runs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .. import backend
 from ..engine import Tensor
 
 Activation = Callable[[Tensor], Tensor]
@@ -69,7 +70,8 @@ class MeanField:
 
 def value_and_slope(activation: Activation, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """φ(x) and φ'(x), the slope by the activation's own backward pass; arrays of the shape and dtype of `x`."""
-    point = Tensor(x, requires_grad=True)
+    with backend.device("cpu"):  # whatever device new tensors are made on around here
+        point = Tensor(x, requires_grad=True)
     value = activation(point)
     value.backward(np.ones_like(x))
     assert point.grad is not None

@@ -31,8 +31,8 @@ from typing import Any
 
 import numpy as np
 
+from .. import backend, nn, optim
 from .. import functional as F
-from .. import nn, optim
 from ..engine import Tensor
 from . import theory
 from .deep import (
@@ -45,6 +45,7 @@ from .deep import (
     digits,
     linear,
     measure,
+    on,
     profile,
     slope_per_layer,
     weight_variance,
@@ -90,6 +91,7 @@ def vanishing(
     training_depths: Sequence[int] = (10,),
     training_initialisations: Sequence[str] = ("glorot", "he"),
     lr: float = 0.002,
+    device: str | None = None,
     progress: Progress | None = None,
 ) -> Result:
     """Measure gradients in deep networks, layer by layer, beside what theory says.
@@ -127,9 +129,11 @@ def vanishing(
         training_steps: of gradient descent (momentum 0.9); 0 leaves the part out.
         training_depths, training_initialisations: which networks are trained.
         lr: the learning rate.
+        device: where the networks live, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``; left out, where new tensors are made.
         progress: told how far it is.
 
     Raises:
+        RuntimeError: the device does not work.
         ValueError: a name that is not known, or a number that is too small.
     """
     activations = chosen("vanishing", "activations", activations, ACTIVATIONS)
@@ -164,18 +168,19 @@ def vanishing(
     if not work.all:
         raise ValueError("vanishing: nothing to do: compare_seeds and training_steps are 0, and depths is empty")
     rows: list[Row] = []
-    if compare_seeds:
-        for compared in _pairs(COMPARED):
-            rows += _comparison(work, seed, compared, compare_depth, compare_seeds, width, batch)
-    for depth in depths:
-        for initialisation in initialisations:
-            rows += _grid(work, seed, kinds, depth, initialisation, seeds, width, batch)
-    if training_steps:
-        data = digits(batch * (training_steps + 1))
-        for depth in training_depths:
-            for initialisation in training_initialisations:
-                for kind in kinds:
-                    rows += _training(work, seed, kind, depth, initialisation, width, data, training_steps, lr)
+    with on(device) as settings["device"]:
+        if compare_seeds:
+            for compared in _pairs(COMPARED):
+                rows += _comparison(work, seed, compared, compare_depth, compare_seeds, width, batch)
+        for depth in depths:
+            for initialisation in initialisations:
+                rows += _grid(work, seed, kinds, depth, initialisation, seeds, width, batch)
+        if training_steps:
+            data = digits(batch * (training_steps + 1))
+            for depth in training_depths:
+                for initialisation in training_initialisations:
+                    for kind in kinds:
+                        rows += _training(work, seed, kind, depth, initialisation, width, data, training_steps, lr)
     sentence, *details = _findings(rows, settings)
     return Result("vanishing", QUESTION, settings, rows, sentence, _draw, (9.0, 10.5), details)
 
@@ -213,7 +218,7 @@ def _comparison(work: _Work, seed: int, compared: list, depth: int, seeds: int, 
         drawn = [layer.weight.data.copy() for layer in layers]
         for entry, (activation, _, gain) in zip(measured, compared, strict=True):
             for layer, weight in zip(layers, drawn, strict=True):
-                np.multiply(weight, gain, out=layer.weight.data)
+                backend.array_module(weight).multiply(weight, gain, out=layer.weight.data)
             entry.append(_at_initialisation(layers, (activation, False, False), inputs, gradient))
             work.add(depth, f"{seeds} networks of {depth} layers against theory")
     return [
@@ -265,7 +270,7 @@ def _rows(
     """One row a layer."""
     activation, norm, residual = kind
     found: Profile = profile(measured)
-    saturated = np.mean([layers.saturated for layers in measured], axis=0)
+    saturated = np.mean([layers.saturated for layers in measured], axis=0)  # host: `measure` brings it there
     expected = np.full(depth, np.nan)
     known = dict.fromkeys(("glorot_slope", "he_slope", "bound_slope"), math.nan)
     if part != "training":  # whose inputs are images, and whose weights change
@@ -451,22 +456,13 @@ def _draw_grid(result: Result, panel: Any) -> None:
     depth = max(settings["depths"])
     variants = [v for v in VARIANTS if v[0] in settings["norms"] and v[1] in settings["residuals"]]
     plots = panel.subplots(1, len(variants), sharey=True, squeeze=False)[0]
-    rows = result.where(part="grid", depth=depth, layer=1)
+    rows: list[Row] = result.where(part="grid", depth=depth, layer=1)
+    slopes = {(row["activation"], row["initialisation"], row["norm"], row["residual"]): row["slope"] for row in rows}
     limit = 0.6
     image = None
     for axes, variant in zip(plots, variants, strict=True):
         table = np.array(
-            [
-                [
-                    next(
-                        row["slope"]
-                        for row in rows
-                        if (row["activation"], row["initialisation"], row["norm"], row["residual"]) == (a, i, *variant)
-                    )
-                    for i in settings["initialisations"]
-                ]
-                for a in settings["activations"]
-            ]
+            [[slopes[(a, i, *variant)] for i in settings["initialisations"]] for a in settings["activations"]]
         )
         image = axes.imshow(table, cmap="PuOr", vmin=-limit, vmax=limit, aspect="auto")
         for (row, column), slope in np.ndenumerate(table):

@@ -17,7 +17,7 @@ def assert_the_command_prints_and_draws(experiment, result, tmp_path, monkeypatc
     """``minicnn lab NAME --json --plot FILE`` knows the experiment, and writes the result that it gives."""
     name = result.name
     assert cli.EXPERIMENTS[name] is experiment
-    monkeypatch.setitem(cli.EXPERIMENTS, name, lambda seed, progress: result)
+    monkeypatch.setitem(cli.EXPERIMENTS, name, lambda seed, device, progress: result)
     assert cli.main(["lab", name, "--json", "--plot", str(tmp_path / "p.png")]) == 0
     assert json.loads(capsys.readouterr().out) == json.loads(json.dumps(result.to_dict()))
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")

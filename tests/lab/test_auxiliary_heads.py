@@ -19,13 +19,13 @@ NAMES = ("main", "auxiliary_1", "auxiliary_2")
 
 
 @pytest.fixture(scope="module")
-def small():
-    return auxiliary_heads(**SMALL)
+def small(device):
+    return auxiliary_heads(**SMALL, device=device)
 
 
 @pytest.fixture(scope="module")
-def both():
-    return auxiliary_heads(**BOTH)
+def both(device):
+    return auxiliary_heads(**BOTH, device=device)
 
 
 def pair(activation, norm):
@@ -52,7 +52,7 @@ def test_parts_are_what_a_plain_backward_of_each_loss_gives(both, activation, no
         heads.zero_grad()
         loss = F.cross_entropy(getattr(heads(images), output), labels)
         loss.backward()
-        gradients[part] = weight * heads.conv1.conv.weight.grad.ravel()
+        gradients[part] = weight * np.asarray(heads.conv1.conv.weight.grad).ravel()
         if part == "main":
             last, main_loss = np.linalg.norm(heads.fc.weight.grad), loss.item()
             accuracy = (heads(images).logits.data.argmax(axis=1) == labels).mean()

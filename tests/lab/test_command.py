@@ -11,22 +11,24 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from minicnn import cli
+from minicnn import backend, cli
 from minicnn.lab import EXPERIMENTS
 from minicnn.lab.result import Result
+from tests.device import double
 
 
 def draw(result, figure):
     figure.add_subplot().plot([row["x"] for row in result.rows], [row["y"] for row in result.rows])
 
 
-def parabola(seed=0, *, progress=None):
+def parabola(seed=0, *, device=None, progress=None):
     rows = []
     for x in range(3):
         if progress:
             progress(x / 3, f"x = {x}")
         rows.append({"x": x, "y": np.float64(x * x + seed), "note": "ok"})
-    return Result("parabola", "How fast?", {"seed": seed}, rows, f"It ends at {rows[-1]['y']:.0f}.", draw)
+    settings = {"seed": seed, "device": device}
+    return Result("parabola", "How fast?", settings, rows, f"It ends at {rows[-1]['y']:.0f}.", draw)
 
 
 @pytest.fixture
@@ -62,7 +64,7 @@ def test_json_is_all_that_stdout_has(lab):
     pytest.importorskip("matplotlib")
     status, out, _ = lab("parabola", "--json", "--plot", "p.png")
     found = json.loads(out)
-    assert status == 0 and found["sentence"] == "It ends at 4." and found["settings"] == {"seed": 0}
+    assert status == 0 and found["sentence"] == "It ends at 4." and found["settings"] == {"seed": 0, "device": "cpu"}
     assert [row["y"] for row in found["rows"]] == [0, 1, 4]
 
 
@@ -70,6 +72,16 @@ def test_csv(lab, tmp_path):
     lab("parabola", "--csv", "p.csv")
     lines = list(csv.DictReader(io.StringIO((tmp_path / "p.csv").read_text())))
     assert [line["y"] for line in lines] == ["0.0", "1.0", "4.0"]
+
+
+def test_the_device(lab, monkeypatch):
+    pytest.importorskip("matplotlib")
+    with double.installed():
+        status, out, _ = lab("parabola", "--json", "--device", "cuda:0")
+    assert status == 0 and json.loads(out)["settings"]["device"] == "cuda:0"
+    monkeypatch.setattr(backend, "cuda_problem", lambda: "no driver")
+    status, out, err = lab("parabola", "--device", "cuda")
+    assert status == 2 and out == "" and "cuda does not work here: no driver" in err
 
 
 def test_progress_goes_to_stderr(lab, monkeypatch):
@@ -123,6 +135,6 @@ def test_a_result_in_a_notebook_is_its_picture():
 def test_every_experiment_takes_a_seed_and_reports_progress(name):
     parameters = inspect.signature(EXPERIMENTS[name]).parameters
     assert next(iter(parameters)) == "seed" and parameters["seed"].default == 0
-    assert parameters["progress"].default is None
+    assert parameters["device"].default is parameters["progress"].default is None
     assert all(p.default is not inspect.Parameter.empty for p in parameters.values())
     assert EXPERIMENTS[name].__doc__

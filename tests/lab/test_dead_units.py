@@ -15,8 +15,8 @@ SMALL = dict(activations=("relu", "elu"), trials=2, steps=6, images=64, batch=16
 
 
 @pytest.fixture(scope="module")
-def small():
-    return dead_units(**SMALL)
+def small(device):
+    return dead_units(**SMALL, device=device)
 
 
 def test_dead_at_the_start_is_what_numpy_counts():
@@ -28,7 +28,8 @@ def test_dead_at_the_start_is_what_numpy_counts():
     x = (mnist.images[:128].reshape(-1, 784) / 255 - mnist.MEAN) / mnist.STD
     expected = []
     for inputs in (784, 30, 30):
-        h = x @ deep.linear(inputs, 30, "he", generator, dtype="float32").weight.data.T - 1.5
+        weight = np.array(deep.linear(inputs, 30, "he", generator, dtype="float32").weight.data)
+        h = x @ weight.T - 1.5
         expected.append(sum(h[:, unit].max() <= 0 for unit in range(30)) / 30)
         x = np.maximum(h, 0)
     assert [row["dead"] for row in result.where(step=0)] == pytest.approx(expected)

@@ -19,16 +19,16 @@ CHAINS = dict(trials=0, runs=(), remedies=())
 
 
 @pytest.fixture(scope="module")
-def small():
-    return exploding(**SMALL)
+def small(device):
+    return exploding(**SMALL, device=device)
 
 
 # ----------------------------------------------------------------------------------------------------- chains
 
 
 @pytest.fixture(scope="module")
-def chains():
-    return exploding(**CHAINS, chain_seeds=6)
+def chains(device):
+    return exploding(**CHAINS, chain_seeds=6, device=device)
 
 
 def ends(result, weights, gain, shared):
@@ -82,10 +82,10 @@ def trained_by_hand(remedy, steps, width, batch):
     generator, run = np.random.default_rng([0, 0]), RUNS["rate"]
     sizes = [784, *[width] * run.depth]
     weights = [
-        deep.linear(a, b, run.initialisation, generator, run.gain, "float32").weight.data.astype(float)
+        np.array(deep.linear(a, b, run.initialisation, generator, run.gain, "float32").weight.data, float)
         for a, b in pairwise(sizes)
     ]
-    weights.append(deep.linear(width, 10, "glorot", generator, dtype="float32").weight.data.astype(float))
+    weights.append(np.array(deep.linear(width, 10, "glorot", generator, dtype="float32").weight.data, float))
     biases = [np.zeros(len(w)) for w in weights]
     mnist = MNIST(train=True)
     images = (mnist.images[: 8 * batch].reshape(-1, 784) / 255 - mnist.MEAN) / mnist.STD

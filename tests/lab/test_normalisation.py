@@ -19,8 +19,8 @@ START = SMALL | dict(learning_rates=(0.01,), images=64, batch_size=64)  # for wh
 
 
 @pytest.fixture(scope="module")
-def small():
-    return normalisation(**SMALL)
+def small(device):
+    return normalisation(**SMALL, device=device)
 
 
 def gradients(result, norm, scale):
@@ -63,7 +63,7 @@ def test_a_network_of_one_layer_is_that_of_numpy():
     """Its gradient, its loss and its accuracy; the learning rate is so small that nothing moves."""
     options = dict(norms=("none",), scales=(1.0,), learning_rates=(1e-12,), seeds=1, steps=16, depth=1, channels=4)
     result = normalisation(**options, images=128, batch_size=8)
-    weights = [p.data.astype(float) for p in _build(0, "none", 1.0, 1, 4).parameters()]
+    weights = [np.array(p.data, float) for p in _build(0, "none", 1.0, 1, 4).parameters()]
     mnist = MNIST(train=True)
     pixels = (mnist.images[:128].reshape(128, 14, 2, 14, 2) / 255 - mnist.MEAN).mean(axis=(2, 4)) / mnist.STD
     maps, scores = by_hand(pixels, weights[0], *weights[2:])

@@ -18,8 +18,8 @@ ONE_BATCH = SMALL | dict(depths=(20,), seeds=1, batch_size=32)
 
 
 @pytest.fixture(scope="module")
-def small():
-    return shortcuts(**SMALL)
+def small(device):
+    return shortcuts(**SMALL, device=device)
 
 
 def digits(count, side):
@@ -63,13 +63,13 @@ def test_gradients_errors_and_losses_are_those_of_a_plain_backward(built):
         for output in outputs:
             output.retain_grad()
         loss.backward()
-        expected = [np.sqrt(np.mean(output.grad.astype(float) ** 2)) for output in outputs]
+        expected = [np.sqrt(np.mean(np.array(output.grad, float) ** 2)) for output in outputs]
         found = result.where(quantity="gradient", residual=residual)
         assert [row["at"] for row in found] == list(range(10))
         assert [row["value"] for row in found] == pytest.approx(expected, rel=1e-4)
         # An epoch of one batch: its loss and error are those before the first step.
         (error,), (told,) = (result.where(quantity=key, residual=residual) for key in ("error", "loss"))
-        assert error["value"] == pytest.approx(np.mean(np.argmax(scores.data, axis=1) != labels))
+        assert error["value"] == pytest.approx(np.mean(np.array(scores.data).argmax(axis=1) != labels))
         assert told["value"] == pytest.approx(loss.item(), rel=1e-4)
 
 

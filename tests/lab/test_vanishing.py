@@ -18,8 +18,8 @@ NOTHING = dict(depths=(), compare_seeds=0, training_steps=0)
 
 
 @pytest.fixture(scope="module")
-def small():
-    return vanishing(**SMALL)
+def small(device):
+    return vanishing(**SMALL, device=device)
 
 
 # -------------------------------------------------------------------------------------------- the measurement
@@ -58,7 +58,7 @@ def test_measured_is_what_numpy_finds(rng, name, phi, slope, norm, residual):
     network = deep.blocks(layers, name, norm, residual)
     x, gradient = rng.normal(size=(2, 7, 9))
     found = deep.measure(network, lambda: network(Tensor(x)), gradient)
-    weights = [layer.weight.data for layer in layers]
+    weights = [np.array(layer.weight.data) for layer in layers]
     gradients, slopes = networks_gradients(weights, x, gradient, phi, slope, norm, residual)
     with np.errstate(divide="ignore"):  # a row of zeros
         logs = [np.log10((g**2).mean(axis=1)).mean() for g in gradients]
