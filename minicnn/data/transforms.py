@@ -81,7 +81,7 @@ class Normalize:
             raise ValueError(f"Normalize: std must be positive, got {std}")
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        _check_batch("Normalize", images)
+        check_batch("Normalize", images)
         if images.dtype.kind != "f":
             raise TypeError(f"Normalize: images are {images.dtype}, expected floating-point numbers: use ToFloat first")
         if self.mean.size not in (1, images.shape[1]):
@@ -116,9 +116,9 @@ class RandomShift:
         self.pixels, self.fill, self.generator = int(pixels), fill, generator
 
     def __call__(self, images: np.ndarray, generator: np.random.Generator | None = None) -> np.ndarray:
-        _check_batch("RandomShift", images)
+        check_batch("RandomShift", images)
         p, (batch, channels, height, width) = self.pixels, images.shape
-        draw = self.generator or generator or backend.generator()
+        draw = source(self.generator, generator)
         top, left = draw.integers(0, 2 * p + 1, (2, batch))
         padded = np.full((batch, channels, height + 2 * p, width + 2 * p), self.fill, images.dtype)
         padded[:, :, p : p + height, p : p + width] = images
@@ -129,7 +129,19 @@ class RandomShift:
         return f"RandomShift({self.pixels}, fill={self.fill})"
 
 
-def _check_batch(name: str, images: np.ndarray) -> None:
+def source(own: np.random.Generator | None, given: np.random.Generator | None) -> np.random.Generator:
+    """Where a transform draws from: its own generator, or the caller's, or minicnn's."""
+    return own or given or backend.generator()
+
+
+def draws_alone(transform: Transform | None) -> bool:
+    """Whether `transform`, or one in it, has a generator of its own: its numbers depend on the order of calls."""
+    inside = getattr(transform, "transforms", ())
+    return getattr(transform, "generator", None) is not None or any(map(draws_alone, inside))
+
+
+def check_batch(name: str, images: np.ndarray) -> None:
+    """Raises ValueError if `images` have no four dimensions; `name` is the transform's."""
     if images.ndim != 4:
         raise ValueError(
             f"{name}: images have shape {images.shape}, expected a batch (B, C, H, W). A single image of (C, H, W) "

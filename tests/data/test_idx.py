@@ -8,10 +8,11 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minicnn.data import read_idx
+from tests.data.memory import peak_of
 
 # By hand from the description of the format: type code and the struct letter of one big-endian number.
 CODES = {"uint8": (0x08, "B"), "int8": (0x09, "b"), "int16": (0x0B, "h"), "int32": (0x0C, "i"),
@@ -188,3 +189,16 @@ def test_any_bytes_are_read_or_explained(tmp_path_factory, content):
     read_or_explain(content, path)
     read_or_explain(b"\0\0" + content, path)
     read_or_explain(b"\x1f\x8b\x08" + content, path)
+
+
+@pytest.mark.long
+def test_ten_thousand_damaged_files(tmp_path_factory):
+    path, peaks = tmp_path_factory.getbasetemp() / "damaged.idx", []
+
+    @settings(max_examples=10_000)
+    @given(st.one_of(damaged(), st.binary(max_size=200).map(lambda content: b"\0\0" + content)))
+    def check(content):
+        peaks.append(peak_of(read_or_explain, content, path))
+
+    check()
+    assert len(peaks) >= 10_000 and max(peaks) < 3 << 20  # max_bytes is 1 << 20, and a piece is as long again
