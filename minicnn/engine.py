@@ -42,6 +42,7 @@ _dry_run: ContextVar[bool] = ContextVar("dry_run", default=False)
 _scope: ContextVar[Scope] = ContextVar("scope", default=NOWHERE)
 _observers: ContextVar[tuple[Any, ...]] = ContextVar("observers", default=())
 _kernels: ContextVar[str] = ContextVar("kernels", default="fast")
+_convolution = fast.forced
 
 _sequence = itertools.count()
 
@@ -275,6 +276,11 @@ def unobserved(walk: Iterator[Step]) -> Iterator[Step]:
 class use_kernels:
     """Choose the implementation of the heavy operations: ``"naive"``, ``"im2col"`` or ``"fast"`` (the default).
 
+    Args:
+        name: one of them.
+        convolution: the algorithm of the fast convolution, ``"im2col"`` or ``"winograd"`` wherever it applies; None for
+            the one that should take less time (`inspect.plan` tells). Each pass asks anew, forward and backward.
+
     A call switches; as a context manager (``with use_kernels("naive"):``) it switches back at the end. The choice
     is per thread. Arrays on a GPU and complex arrays always take ``"im2col"``, the array-neutral form, on a GPU cut to
     `cuda.set_max_workspace_size`. A node keeps to the implementation that ran forward. An operation that a room does
@@ -283,17 +289,25 @@ class use_kernels:
 
     rooms = {"naive": naive, "im2col": None, "fast": fast}
 
-    def __init__(self, name: str):
+    def __init__(self, name: str, convolution: str | None = None):
         if name not in self.rooms:
             raise ValueError(f"use_kernels: unknown implementation {name!r}: choose one of {', '.join(self.rooms)}")
-        self._previous = _kernels.get()
+        if convolution is not None and (name != "fast" or convolution not in fast.ALGORITHMS):
+            raise ValueError(
+                f"use_kernels: convolution is {convolution!r} for {name!r}: only 'fast' has a choice, between "
+                f"{' and '.join(map(repr, fast.ALGORITHMS))}"
+            )
+        self._previous = _kernels.get(), _convolution.get()
         _kernels.set(name)
+        _convolution.set(convolution)
 
     def __enter__(self) -> use_kernels:
         return self
 
     def __exit__(self, *_: object) -> None:
-        _kernels.set(self._previous)
+        name, convolution = self._previous
+        _kernels.set(name)
+        _convolution.set(convolution)
 
 
 def _implementation(op: Op, arrays: tuple[Array | None, ...]) -> tuple[Callable, Callable]:
@@ -304,9 +318,10 @@ def _implementation(op: Op, arrays: tuple[Array | None, ...]) -> tuple[Callable,
         room: ModuleType | None = cut
     else:
         room = use_kernels.rooms[_kernels.get()] if all(x.dtype.kind == "f" for x in given) else None
-    if room is None or not hasattr(room, op.forward.__name__):
+    names = op.forward.__name__, op.backward.__name__
+    if room is None or not (hasattr(room, names[0]) and hasattr(room, names[1])):
         return op.forward, op.backward
-    return getattr(room, op.forward.__name__), getattr(room, op.backward.__name__)
+    return getattr(room, names[0]), getattr(room, names[1])
 
 
 # --------------------------------------------------------------------------------------------------- tensors
@@ -671,6 +686,8 @@ def _walk(root: Node | None, gradient: Array) -> Iterator[Step]:
 
 def _sum(a: Array, b: Array) -> Array:
     with np.errstate(all="ignore"):
+        if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):  # host: the fast kernels are NumPy's
+            return fast.add_forward(a, b)[0]
         return a + b
 
 

@@ -11,7 +11,8 @@ import pytest
 import minicnn
 from minicnn import Tensor, threads
 from minicnn import functional as F
-from minicnn.kernels.fast import conv
+from minicnn.kernels.fast import scratch as fast_scratch
+from minicnn.kernels.fast.scratch import scratch
 
 
 @pytest.fixture
@@ -150,9 +151,11 @@ print(before)
 
 
 def test_large_scratch_arrays_are_not_kept():
-    conv._kept.__dict__.clear()
-    big = conv._scratch("columns", (conv.LARGEST_KEPT + 1,), np.dtype(np.float32))
-    assert big.size == conv.LARGEST_KEPT + 1 and not conv._kept.__dict__.get("scratch")
-    first = conv._scratch("columns", (4, 5), np.dtype(np.float32))
-    assert np.shares_memory(first, conv._scratch("columns", (3, 2), np.dtype(np.float32)))
-    assert not np.shares_memory(first, conv._scratch("product", (3, 2), np.dtype(np.float32)))
+    fast_scratch._kept.__dict__.clear()
+    numbers = fast_scratch.LARGEST_KEPT // 4
+    big = scratch("columns", (numbers + 1,), np.float32)
+    assert big.size == numbers + 1 and not fast_scratch._kept.__dict__.get("arrays")
+    first = scratch("columns", (4, 5), np.float32)
+    assert np.shares_memory(first, scratch("columns", (3, 2), np.float32))
+    assert not np.shares_memory(first, scratch("product", (3, 2), np.float32))
+    assert not np.shares_memory(first, scratch("columns", (3, 2), np.float64))

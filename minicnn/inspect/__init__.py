@@ -8,6 +8,7 @@ from .facts import Fact, facts, ilsvrc_chart
 from .flow import FlowHistory, GradientFlow, gradient_flow, track_gradients
 from .graph import Graph, graph
 from .memory import Memory, memory
+from .plan import Plan, plan
 from .provenance import Provenance, backward_parts, provenance
 from .record import record
 from .severed import severed
@@ -16,8 +17,8 @@ from .summary import Summary, summary
 from .trace import trace
 
 __all__ = [
-    "AnomalyError", "Debugger", "Explanation", "Fact", "FlowHistory", "GradientFlow", "Graph", "Memory", "Provenance",
-    "Statistics", "Summary", "backward_parts", "debug", "detect_anomaly", "draw_blocks", "explain", "facts",
-    "gradient_flow", "graph", "ilsvrc_chart", "memory", "provenance", "record", "severed", "statistics", "summary",
-    "trace", "track_gradients",
+    "AnomalyError", "Debugger", "Explanation", "Fact", "FlowHistory", "GradientFlow", "Graph", "Memory", "Plan",
+    "Provenance", "Statistics", "Summary", "backward_parts", "debug", "detect_anomaly", "draw_blocks", "explain",
+    "facts", "gradient_flow", "graph", "ilsvrc_chart", "memory", "plan", "provenance", "record", "severed",
+    "statistics", "summary", "trace", "track_gradients",
 ]  # fmt: skip

@@ -21,18 +21,16 @@ import numpy as np
 
 from .. import functional as F
 from ..engine import Node, Tensor, no_grad
-from ..kernels.fast import conv as fast_conv
 from ..nn import Module
 from ..optim.optimizer import BLOCK
 from . import table
 from .storage import (
-    convolution,
     is_view,
     kept_for_backward,
     origin,
     owner,
-    padded_size,
     saved,
+    scratch,
     size_in_bytes,
     temporaries,
 )  # fmt: skip
@@ -247,16 +245,12 @@ def _torchinfo(model: Module, traced: Trace, outputs: list[Tensor], optimizer: s
 
 
 def _scratch(traced: Trace, training: bool) -> int:
-    """Bytes of the scratch arrays that threads keep between convolutions: for each thread and role the largest."""
+    """Bytes of the scratch arrays that threads keep between operations: for each thread and role the largest."""
     largest: Counter[tuple[int, str, Any]] = Counter()
     for node in traced.nodes:
-        if node.op.name != "conv2d":
-            continue
-        cut = convolution(node)
-        for role in {*cut.roles(False), *(cut.roles(True) if training else ())} if cut.geometry.blocks else ():
-            if (numbers := cut.numbers(role)) <= fast_conv.LARGEST_KEPT:
-                for key in ((thread, role, cut.geometry.dtype) for thread in range(cut.threads)):
-                    largest[key] = max(largest[key], numbers * cut.geometry.dtype.itemsize)
+        for backward in (False, True)[: 1 + training]:
+            for key, size in scratch(node, backward)[0].items():
+                largest[key] = max(largest[key], size)
     return sum(largest.values())
 
 
@@ -404,8 +398,7 @@ def _backward(timeline: _Timeline, traced: Trace, there_anyway: set[Any]) -> Non
                 timeline.hold(arrived, "activation_gradients", 0)
                 results.append((source, arrived))
             else:
-                cut_out = node.op.name in ("max_pool2d", "avg_pool2d")  # of the gradient of the padded input
-                results.append((source, new(padded_size(node) if cut_out else size_in_bytes(source))))
+                results.append((source, new(size_in_bytes(source))))
         fresh = sum(size for _, size in of_leaves)
         timeline.moment(label, temporaries(node, backward=True) + fresh)
         for source, array in results:

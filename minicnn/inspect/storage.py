@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,8 +14,12 @@ import numpy as np
 from .. import threads
 from ..engine import Node, Parameter, Tensor
 from ..kernels.fast import conv as fast_conv
+from ..kernels.fast import entrywise
+from ..kernels.fast import linear as fast_linear
+from ..kernels.fast import norm as fast_norm
+from ..kernels.fast import pool as fast_pool
+from ..kernels.fast import scratch as fast_scratch
 
-INDEX = np.dtype(np.intp).itemsize
 VIEWS = ("reshape", "permute")  # their output is their input's memory; so is getitem's, for a simple index
 
 # What each operation's forward kernel saves for backward. "input", "other", "third" (inputs in this order) and "output"
@@ -31,10 +34,9 @@ KEEPS: dict[str, tuple[str, ...]] = {
     "clamp": ("input", "other", "third"),
     "amax": ("input", "output"),
     "var": ("own input",),  # centred
-    "max_pool2d": ("own winners",),  # an index for each output
+    "max_pool2d": ("own winners",),  # for each output the number of a window's entry
     "local_response_norm": ("input", "own input"),  # the scale
-    "batch_norm": ("own input", "other"),  # normalised
-    "batch_norm_eval": ("own input", "other"),
+    **dict.fromkeys(("batch_norm", "batch_norm_eval"), ("input", "other")),
     "cross_entropy": ("own input",),  # log p
     "soft_cross_entropy": ("own input", "own input"),  # log p, and the smoothed target
     "nll_loss": ("input",),
@@ -79,7 +81,7 @@ def saved(node: Node) -> Iterator[tuple[Any, int]]:
     """
     for i, what in enumerate(KEEPS[node.op.name]):
         if what == "own winners":
-            yield (node, i), math.prod(node.shape) * INDEX
+            yield (node, i), math.prod(node.shape) * fast_pool.winner_dtype(node.params["kernel_size"]).itemsize
         elif what == "own input":
             yield (node, i), math.prod(origin(node, 0).shape) * node.dtype.itemsize
         else:
@@ -106,16 +108,9 @@ TEMPORARIES: dict[str, tuple[Units, Units]] = {
     "var": ((1, 0), (1, 0)),  # squares; 2g times the centred input
     "amax": ((0, 0), (1.25, 0)),  # winners among ones, and the mask of where they are
     "linear": ((0, 1), (0, 0)),  # the product, before the bias is added
-    "local_response_norm": ((0, 0), (0, 3)),  # damped, the sum over neighbours, and what it is subtracted from
-    "batch_norm": ((2, 0), (2, 0)),  # centred, and scaled but not shifted; the way through the variance, and the rest
-    "batch_norm_eval": ((1, 0), (1, 0)),  # scaled but not shifted; g·x̂
-    "relu": ((0, 0), (0, 0.25)),  # the gate
-    "leaky_relu": ((0, 1.25), (0, 1.25)),  # both branches are computed everywhere, and a mask chooses
     "elu": ((0, 1.25), (0, 1.25)),
     "silu": ((0, 2.25), (0, 2.25)),  # the sigmoid and the parts it is made of
     "softplus": ((0, 3.25), (0, 3.5)),
-    "sigmoid": ((0, 2.25), (0, 0)),
-    "tanh": ((0, 0), (0, 1)),  # y²
     "softmax": ((0, 1), (0, 0)),  # the exponentials
     "log_softmax": ((0, 1), (0, 2)),  # the exponentials; probabilities, and times the sum
     "dropout": ((0, 0.25), (0, 0)),  # the mask as booleans
@@ -129,74 +124,90 @@ TEMPORARIES: dict[str, tuple[Units, Units]] = {
 def temporaries(node: Node, backward: bool) -> int:
     """Bytes that the kernel needs at its fullest moment beside inputs, saved arrays and results."""
     name, output, input = node.op.name, size_in_bytes(node), size_in_bytes(origin(node, 0))
-    if name == "conv2d":
-        return convolution(node).temporary(backward)
-    if name == "max_pool2d":
-        entries = math.prod(node.shape)
-        if backward:  # where the tap won, and what it gets
-            return output + entries
-        windows = math.prod(node.params["kernel_size"]) * output
-        # All windows side by side; winners before those of windows full of −∞ are put right, and where such are.
-        return windows + INDEX * entries + entries
-    if name == "avg_pool2d":
-        return output if backward else output + (padded_size(node) if _is_padded(node) else 0)  # the share; the sum
-    if name == "adaptive_avg_pool2d":  # the means of rows, of every column
-        n, c, out_h, _ = node.shape
-        return n * c * out_h * origin(node, 0).shape[3] * node.dtype.itemsize
-    if name == "linear" and node.inputs[2] is None:
+    if name in ("conv2d", *PIECEWISE):
+        return scratch(node, backward)[1]
+    if name == "adaptive_avg_pool2d":  # the means of rows, of every column, but for the two easy sizes
+        n, c, out_h, out_w = node.shape
+        height, width = origin(node, 0).shape[2:]
+        return 0 if (out_h, out_w) in ((1, 1), (height, width)) else n * c * out_h * width * node.dtype.itemsize
+    if name == "linear" and (node.inputs[2] is None or _is_divided(node)):
         return 0
     of_input, of_output = TEMPORARIES.get(name, ((0, 0), (0, 0)))[backward]
     return round(of_input * input + of_output * output)
 
 
-def _is_padded(node: Node) -> bool:
-    return tuple(node.params["padding"]) != (0, 0)
+def _is_divided(linear: Node) -> bool:
+    """Whether its weight is worth dividing among threads."""
+    weight = origin(linear, 1)
+    return len(weight.shape) == 2 and math.prod(weight.shape) >= fast_linear.LEAST
 
 
-def padded_size(node: Node) -> int:
-    """Bytes of a pooling's input with its padding: of such an array the gradient is a part."""
-    n, c, h, w = origin(node, 0).shape
-    ph, pw = node.params["padding"]
-    return n * c * (h + 2 * ph) * (w + 2 * pw) * node.dtype.itemsize
+def scratch(node: Node, backward: bool) -> tuple[dict[tuple[int, str, Any], int], int]:
+    """Bytes of the scratch arrays that stay for the next operation, by thread, role and dtype, and bytes of what is
+    gone when the kernel returns."""
+    workers = threads.get_num_threads() if threads.hold_blas() else 1
+    if node.op.name == "conv2d":
+        images, weight = origin(node, 0), origin(node, 1)
+        dtype = np.result_type(images.dtype, weight.dtype)
+        chosen = fast_conv.plan(images.shape, weight.shape, dtype, **node.params)
+        arrays, others = chosen.scratch(backward, node.needs, workers)
+        sizes = {(thread, role, dtype): numbers * dtype.itemsize for thread, role, numbers in arrays}
+    else:
+        dtype, others, sizes = node.dtype, 0, {}
+        for role, own, numbers, parts in _in_pieces(node, backward):
+            for thread in range(min(workers, parts)):
+                sizes[thread, role, own or dtype] = numbers * (own or dtype).itemsize
+    kept = {key: size for key, size in sizes.items() if size <= fast_scratch.LARGEST_KEPT}
+    return kept, sum(sizes.values()) - sum(kept.values()) + others * dtype.itemsize
 
 
-@dataclass(frozen=True)
-class Convolution:
-    """What the blocks of `kernels.fast.conv` take: scratch arrays, one set a thread, and partial sums, one a block."""
+BITS, GATE = np.dtype(np.bool_), (("gate", np.dtype(np.bool_)),)
 
-    geometry: fast_conv.Geometry
-    padding: bool
-    weight: int  # bytes
-    needs: tuple[bool, ...]
-
-    @property
-    def threads(self) -> int:
-        return min(threads.get_num_threads() if threads.hold_blas() else 1, len(self.geometry.blocks))
-
-    def roles(self, backward: bool) -> list[str]:
-        """The scratch arrays that a pass uses."""
-        padded = (self.padding and (self.needs[1] or not backward)) or (backward and self.needs[0])
-        columns = not backward or self.needs[0] or self.needs[1]
-        return ["product", *["columns"] * columns, *["padded"] * padded]
-
-    def numbers(self, role: str) -> int:
-        images = self.geometry.blocks[0]  # no block is larger
-        return math.prod(self.geometry.shape(role, images.stop - images.start))
-
-    def temporary(self, backward: bool) -> int:
-        if not self.geometry.blocks:
-            return 0
-        numbers = map(self.numbers, self.roles(backward))
-        scratch = self.threads * sum(n for n in numbers if n > fast_conv.LARGEST_KEPT) * self.geometry.dtype.itemsize
-        if not backward or not self.needs[1]:
-            return scratch
-        # A gradient of the weight for each block. When they are added up the scratch is gone; before, the sum is not.
-        return len(self.geometry.blocks) * self.weight + max(scratch - self.weight, 0)
+# The scratch arrays, forward's and backward's, of operations that go through their arrays piece by piece: the role of
+# each, and the dtype of its numbers, None for the operation's own. A pooling has its phases besides.
+Roles = tuple[tuple[str, Any], ...]
+PIECEWISE: dict[str, tuple[Roles, Roles]] = {
+    "relu": ((), GATE),
+    "leaky_relu": ((), GATE),
+    "sigmoid": ((("numbers", None), *GATE), ()),
+    "batch_norm": ((("rows", None),), (("rows", None), ("numbers", None))),
+    "batch_norm_eval": ((("rows", None),), (("rows", None), ("numbers", None))),
+    "local_response_norm": ((("numbers", None), ("others", None)),) * 2,
+    "max_pool2d": ((("numbers", None), ("gate", BITS)), (("numbers", None), ("gate", BITS), ("others", None))),
+    "avg_pool2d": ((("numbers", None),),) * 2,
+}
 
 
-def convolution(node: Node) -> Convolution:
-    """How the kernel will cut the convolution up."""
-    sources = [origin(node, i) for i in (0, 1)]
-    input, weight = (np.broadcast_to(np.zeros((), s.dtype), s.shape) for s in sources)
-    geometry = fast_conv.Geometry(input, weight, **node.params)
-    return Convolution(geometry, _is_padded(node), size_in_bytes(sources[1]), node.needs)
+def _in_pieces(node: Node, backward: bool) -> Iterator[tuple[str, Any, int, int]]:
+    """Each scratch array of such an operation, (role, dtype, numbers), and how many parts the work has."""
+    name, shape = node.op.name, origin(node, 0).shape
+    roles, size = PIECEWISE.get(name, ((), ()))[backward], math.prod(shape)
+    if name == "linear" and _is_divided(node) and not backward:
+        outputs = node.shape[-1]
+        parts = -(-outputs // fast_linear.OUTPUTS)
+        yield "product", None, -(-outputs // parts) * math.prod(node.shape[:-1]), parts
+    if not roles or not size:
+        return
+    if name in ("max_pool2d", "avg_pool2d"):
+        params = {key: node.params[key] for key in ("kernel_size", "stride", "padding", "ceil_mode")}
+        phases = fast_pool.Phases(shape, dilation=node.params.get("dilation", (1, 1)), **params)
+        parts, planes = len(phases.blocks), max(part.stop - part.start for part in phases.blocks)
+        numbers = planes * math.prod(phases.grid)
+        index = fast_pool.winner_dtype(params["kernel_size"])
+        winners = (("winner", index), *(("number", index),) * (not backward)) if name == "max_pool2d" else ()
+        roles = (*roles, *winners, *((f"phase {phase}", None) for phase in phases.used))
+    elif name == "local_response_norm":
+        patches = fast_norm.patches((shape[0], shape[1], math.prod(shape[2:])))
+        numbers, parts = shape[1] * max(patch.stop - patch.start for _, patch in patches), len(patches)
+    elif name.startswith("batch_norm"):
+        columns = (*shape[:2], math.prod(shape[2:])) if len(shape) > 2 else (1, shape[1], shape[0])
+        blocks = fast_norm.blocks(columns)
+        channels, parts = max(block.stop - block.start for block in blocks), len(blocks)
+        numbers = channels * columns[2] * columns[0]
+        if channels == 1 or columns[0] < 4:
+            roles = tuple(role for role in roles if role[0] != "rows")
+    else:
+        parts = -(-size // entrywise.PIECE)
+        numbers = -(-size // parts)
+    for role, dtype in roles:
+        yield role, dtype, numbers // (shape[0] if role == "rows" else 1), parts

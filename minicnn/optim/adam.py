@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..backend import array_module
-from .optimizer import Optimizer, blocks, buffer, number
+from .optimizer import Optimizer, buffer, in_blocks, number
 
 
 class Adam(Optimizer):
@@ -60,7 +60,7 @@ class Adam(Optimizer):
         mean, mean_square = buffer(state, "exp_avg", weights), buffer(state, "exp_avg_sq", weights)
         largest = buffer(state, "max_exp_avg_sq", weights) if amsgrad else None
 
-        for w, g, m, v, v_max in blocks(weights, gradient, mean, mean_square, largest):
+        def rule(w, g, m, v, v_max):
             if maximize:
                 g = -g
             if weight_decay and not self.decoupled:
@@ -76,6 +76,8 @@ class Adam(Optimizer):
             if weight_decay and self.decoupled:
                 w *= 1 - lr * weight_decay  # w ← w − lr·λ·w
             w -= lr * (m_hat / (xp.sqrt(v_hat) + eps))  # w ← w − lr·m̂ / (√v̂ + ε)
+
+        in_blocks(rule, weights, gradient, mean, mean_square, largest)
 
 
 class AdamW(Adam):

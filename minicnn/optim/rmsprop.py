@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..backend import array_module
-from .optimizer import Optimizer, blocks, buffer, number
+from .optimizer import Optimizer, buffer, in_blocks, number
 
 
 class RMSprop(Optimizer):
@@ -57,7 +57,7 @@ class RMSprop(Optimizer):
         mean = buffer(state, "grad_avg", weights) if centered else None
         velocity = buffer(state, "momentum_buffer", weights) if momentum else None
 
-        for w, g, n, m, v in blocks(weights, gradient, mean_square, mean, velocity):
+        def rule(w, g, n, m, v):
             if maximize:
                 g = -g
             if weight_decay:
@@ -75,3 +75,5 @@ class RMSprop(Optimizer):
                 v += step  # v ← μ·v + g / (√n + ε)
                 step = v
             w -= lr * step
+
+        in_blocks(rule, weights, gradient, mean_square, mean, velocity)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from .optimizer import Optimizer, blocks, buffer, number
+from .optimizer import Optimizer, buffer, in_blocks, number
 
 
 class SGD(Optimizer):
@@ -61,13 +61,15 @@ class SGD(Optimizer):
         first = "momentum_buffer" not in state
         velocity = buffer(state, "momentum_buffer", weights) if momentum else None
 
-        for w, g, v in blocks(weights, gradient, velocity):
+        def rule(w, g, v):
             if maximize:
                 g = -g
             if weight_decay:
                 g = g + weight_decay * w  # ∇(L + λ/2·|w|²)
             if momentum:
                 v *= momentum
-                v += g if first else (1 - dampening) * g  # v ← μ·v + (1 − τ)·g
+                v += g if first or not dampening else (1 - dampening) * g  # v ← μ·v + (1 − τ)·g
                 g = g + momentum * v if nesterov else v
             w -= lr * g  # w ← w − lr·g
+
+        in_blocks(rule, weights, gradient, velocity)

@@ -322,7 +322,7 @@ def test_saved(rng):
     assert square.saved == ("input", "other")
     hidden = x.exp()
     assert debug(hidden * hidden, np.ones(2)).next().saved == ("input", "other")
-    assert walk.goto("norm").saved == ("4 made for it", "3×4×6×6 made for it", "weight")
+    assert walk.goto("norm").saved == ("4 made for it", "input", "weight")
 
 
 def test_sources_and_settings(rng):

@@ -14,13 +14,19 @@ from minicnn import functional as F
 from minicnn.engine import dry_run
 from minicnn.inspect import memory
 from minicnn.inspect.memory import PARTS
-from minicnn.kernels.fast import conv as fast_conv
+from minicnn.kernels.fast import scratch as fast_scratch
 
 OPTIMIZERS = {
     "momentum": lambda parameters: optim.SGD(parameters, 1e-3, momentum=0.9),
     "adam": lambda parameters: optim.Adam(parameters, 1e-4),
     "none": lambda parameters: optim.SGD(parameters, 1e-3),
 }
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch):
+    """Whether a second thread comes in time for a part of a short pass, and so needs scratch arrays, is chance."""
+    monkeypatch.setattr(threads, "_requested", 1)
 
 
 def built(name, **options):
@@ -30,7 +36,7 @@ def built(name, **options):
 
 def measure(monkeypatch, build, shape, optimizer="momentum", training=True):
     """The peak of the second of two steps, of everything that was made since before the network."""
-    monkeypatch.setattr(fast_conv, "_kept", threading.local())  # what other tests left behind does not count
+    monkeypatch.setattr(fast_scratch, "_kept", threading.local())  # what other tests left behind does not count
     rng = np.random.default_rng(0)
     gc.collect()
     tracemalloc.start()
@@ -177,7 +183,7 @@ def test_by_hand():
         "input": 4 * 5000 * 100,
         "activations": hidden,  # relu's output, which both relu and the second product saved
         "activation_gradients": 2 * hidden,  # what arrived at relu, and what it passes on
-        "workspace": hidden // 4 + 4 * 5000 * 2 + 4,  # relu's gate, the scores, and the loss
+        "workspace": hidden // 4 // 10 + 4 * 5000 * 2 + 4,  # relu's gate for a tenth, the scores, and the loss
     }
     assert result.moment == "backward of relu in 1"
     assert result.total == sum(result.parts.values())

@@ -10,8 +10,8 @@ import pytest
 from minicnn import Parameter, Tensor, apply, no_grad, threads
 from minicnn import functional as F
 from minicnn.engine import Op, observe
-from minicnn.inspect.storage import KEEPS, TEMPORARIES, is_view, kept_for_backward, owner, saved, temporaries
-from minicnn.kernels.fast import conv as fast_conv
+from minicnn.inspect.storage import KEEPS, TEMPORARIES, is_view, kept_for_backward, owner, saved, scratch, temporaries
+from minicnn.kernels.fast import scratch as fast_scratch
 
 pytestmark = pytest.mark.host  # who shares memory with whom is asked of NumPy
 
@@ -156,8 +156,7 @@ def test_only_what_backward_will_ask_for_is_kept(rng):
 @pytest.mark.parametrize("name", OPS)
 def test_what_a_pass_needs(name, rng, monkeypatch):
     """Measured, beside what was there before and what there is afterwards, to an eighth of the largest array."""
-    monkeypatch.setattr(fast_conv, "_kept", threading.local())
-    monkeypatch.setattr(fast_conv, "LARGEST_KEPT", 0)  # so that the convolution's scratch arrays count
+    monkeypatch.setattr(fast_scratch, "_kept", threading.local())
     monkeypatch.setattr(threads, "_requested", 1)  # two would not need theirs all at the same moment
     inputs, node, output, again = run(name, rng)
     kept = [array.nbytes for array in arrays_in(node.saved)]
@@ -168,6 +167,8 @@ def test_what_a_pass_needs(name, rng, monkeypatch):
     mask = inputs[0].data.nbytes if name == "DROPOUT" else 0  # made by the function, outside of the operation
     made = 0 if memory_of(output) in map(memory_of, (x.data for x in inputs)) else output.nbytes
     expected = own + mask + made
+    monkeypatch.setattr(fast_scratch, "_kept", threading.local())  # so that scratch arrays count
+    forwards, backwards = (scratch(node, backward)[0] for backward in (False, True))
     tracemalloc.start()
     try:
         again()
@@ -178,8 +179,12 @@ def test_what_a_pass_needs(name, rng, monkeypatch):
     finally:
         tracemalloc.stop()
     del grads
-    assert forward == pytest.approx(temporaries(node, backward=False), abs=0.13 * largest)
+    needed = temporaries(node, backward=False) + sum(forwards.values())
+    assert forward == pytest.approx(needed, abs=0.13 * largest)
     assert peak - after == pytest.approx(temporaries(node, backward=True), abs=0.13 * largest)
+    kept_now = {role: array.nbytes for (role, _), array in fast_scratch._kept.__dict__.get("arrays", {}).items()}
+    predicted = {key[1]: max(forwards.get(key, 0), backwards.get(key, 0)) for key in forwards | backwards}
+    assert kept_now == pytest.approx(predicted, rel=0.01)
 
 
 def test_a_view_is_its_owners_memory(rng):

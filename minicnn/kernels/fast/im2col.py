@@ -1,0 +1,282 @@
+"""Convolution by im2col, in blocks: the products of `kernels.conv`, on columns that stay in a core's cache.
+
+A block is some rows of one image's output, or some images, so few that its columns take about a megabyte. Their
+memory is used again for the next block, where the columns of a whole batch would be fetched from the system and given
+back each time. Threads take blocks. Where a network has become deep and small (512 channels of 7 × 7), there are too
+few blocks, and threads share one instead: they build its columns and divide the product by channels.
+
+A kernel of 1 × 1 at stride 1 needs no columns: a row of them would be a row of the input. And the product for one
+image is its output as it stands, so it is written there.
+
+Backward needs but the columns of a few channels at a time: they give those rows of the weight's gradient, and take
+the gradient of those channels of the input. Sums over blocks are always added up in the same order, so that the
+number of threads changes no bit.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from math import prod
+
+import numpy as np
+
+from ...backend import sliding_windows
+from ...threads import run
+from ..conv import output_size
+from .scratch import each, pieces, portions, scratch, sum_of_maps
+
+NUMBERS = 1 << 18  # of a block's columns; a megabyte of float32
+LEAST_COLUMNS = 192  # of a block: a product with fewer spends its time on packing the weight
+LEAST_BLOCKS = 4  # with fewer, threads share each block
+SUMS = 8  # partial sums of the weight's gradient, at most
+SUM_NUMBERS = 1 << 18  # in all of them, unless two alone have more
+
+Block = tuple[slice, slice]  # images, rows of the output
+Part = tuple[slice, slice, slice]  # channels; the groups that they are in; which channels of each group
+
+
+class Im2col:
+    """One convolution's sizes, and its passes."""
+
+    name = "im2col"
+
+    def __init__(self, input_shape, weight_shape, dtype, stride, padding, dilation, groups):
+        self.n, self.channels, *self.size = input_shape
+        self.filters, _, *self.kernel = weight_shape
+        self.dtype, self.stride, self.padding, self.dilation, self.groups = dtype, stride, padding, dilation, groups
+        self.out = tuple(map(output_size, self.size, self.kernel, stride, padding, dilation))
+        self.taps = prod(self.kernel)
+        # The order of windows in columns, and of (N, C, H, W) in the passes: images last where there are windows to
+        # copy, for then what is copied at a time is long, also where maps are small.
+        self.order = (1, 2, 3, 0) if self.taps > 1 else (1, 0, 2, 3)
+        self.pointwise = tuple(stride) == tuple(self.kernel) == (1, 1) and tuple(padding) == (0, 0)
+
+    def cost(self) -> float:
+        """An estimate of the forward pass on one core, in nanoseconds of about 100 products with addition each."""
+        depth = self.channels * self.taps
+        of_window = 0.021 * depth * self.filters / self.groups + (0 if self.pointwise else 0.4 * depth)
+        return self.n * prod(self.out) * of_window
+
+    # --------------------------------------------------------------------------------------- how the work is cut
+
+    def blocks(self, strips: bool) -> list[Block]:
+        """Of one image or more; `strips` allows a part of one."""
+        (out_h, out_w), everything = self.out, slice(0, self.out[0])
+        depth = self.channels * self.taps
+        fitting = max(NUMBERS // max(depth, 1), LEAST_COLUMNS)  # columns in a block
+        if strips and fitting < out_h * out_w:
+            rows = pieces(out_h, fitting // out_w)
+            return [(slice(i, i + 1), part) for i in range(self.n) for part in rows]
+        images = min(max(fitting // max(out_h * out_w, 1), 1), max(self.n // LEAST_BLOCKS, 1))
+        if images * out_h * out_w < LEAST_COLUMNS:  # then few and large, to be shared
+            images = max(8 * NUMBERS // max(depth * out_h * out_w, 1), 1)
+        return [(part, everything) for part in pieces(self.n, images)] if self.n else []
+
+    def shares(self, blocks: list[Block], most: int) -> list[list[Block]]:
+        """Lists of blocks that threads work through; a single list, where threads share the blocks themselves."""
+        return portions(blocks, most if len(blocks) >= LEAST_BLOCKS else 1)
+
+    def sums(self) -> int:
+        """How many partial sums of the weight's gradient: they have to be added up."""
+        return min(max(SUM_NUMBERS * self.groups // (self.filters * self.channels * self.taps), 2), SUMS)
+
+    def parts(self, total: int, columns: int, shared: bool) -> list[Part]:
+        """All `total` channels (the input's, or the filters), some at a time.
+
+        A shared block's are divided among threads; the others' only if their columns are too many. Channels of one
+        group may be divided; of several groups, each is whole.
+        """
+        each, most = total // self.groups, 8 * NUMBERS // max(columns * self.taps, 1)
+        units, most = (total, most) if self.groups == 1 else (self.groups, most // max(each, 1))
+        cut = pieces(units, min(most, -(-units // LEAST_BLOCKS)) if shared else most)
+        if self.groups == 1:
+            return [(part, slice(0, 1), part) for part in cut]
+        return [(slice(part.start * each, part.stop * each), part, slice(0, each)) for part in cut]
+
+    def extent(self, block: Block) -> tuple[int, int, int]:
+        """Images, rows, and windows of a block."""
+        n, rows = (part.stop - part.start for part in block)
+        return n, rows, n * rows * self.out[1]
+
+    # ------------------------------------------------------------------------------------------------- the columns
+
+    def columns(self, input: np.ndarray, block: Block, channels: slice, into: np.ndarray | None = None) -> np.ndarray:
+        """im2col of some channels of a block: (channels·kh·kw, windows)."""
+        (images, rows), (n, out_h, count), (ph, pw), (h, w) = block, self.extent(block), self.padding, self.size
+        taken, c = input[images, channels], channels.stop - channels.start
+        if into is None and self.pointwise and n == 1:
+            return taken[0, :, rows].reshape(c, count)
+        if into is None:
+            into = scratch("columns", (c * self.taps, count), self.dtype)
+        top = rows.start * self.stride[0] - ph  # of the input, may be above it
+        tall = (out_h - 1) * self.stride[0] + (self.kernel[0] - 1) * self.dilation[0] + 1
+        first, last = min(max(top, 0), h), max(min(top + tall, h), 0)
+        taken = taken[:, :, first:last]
+        if taken.shape[2] < tall or pw or (n > 1 and self.taps > 1):
+            padded = self.padded(c, n, tall, w + 2 * pw)
+            padded[:, :, first - top : last - top, pw : pw + w] = taken
+            taken = padded
+        windows = sliding_windows(taken, self.kernel, self.stride, self.dilation)  # (n, c, out_h, out_w, kh, kw)
+        windows = windows.transpose(1, 4, 5, *self.order[1:])
+        into.reshape(c, *self.kernel, *windows.shape[3:])[...] = windows
+        return into
+
+    def padded(self, c: int, n: int, height: int, width: int) -> np.ndarray:
+        """A scratch array (n, c, height, width) of zeros, in memory in the order of the passes."""
+        shape = (n, c, height, width)
+        zeros = scratch("padded", tuple(shape[axis] for axis in self.order), self.dtype)
+        zeros.fill(0)
+        return zeros.transpose(np.argsort(self.order))
+
+    def add_back(self, columns: np.ndarray, images: np.ndarray) -> None:
+        """col2im of some channels of a block of whole images, into `images` (n, c, H, W)."""
+        n, c, h, w = images.shape
+        (ph, pw), (sh, sw), (dh, dw), (out_h, out_w) = self.padding, self.stride, self.dilation, self.out
+        padded = self.padded(c, n, h + 2 * ph, w + 2 * pw)
+        for i in range(self.kernel[0]):
+            for j in range(self.kernel[1]):
+                rows = slice(i * dh, i * dh + sh * (out_h - 1) + 1, sh)
+                taken = padded[:, :, rows, j * dw : j * dw + sw * (out_w - 1) + 1 : sw].transpose(self.order)
+                taken += columns.reshape(c, *self.kernel, *taken.shape[1:])[:, i, j]
+        images[...] = padded[:, :, ph : ph + h, pw : pw + w]
+
+    def matrix(self, maps: np.ndarray, block: Block) -> np.ndarray | None:
+        """A block of one image of `maps` (N, O, out_h, out_w) as a matrix (groups, O/groups, windows) in its memory."""
+        (images, rows), (n, _, count) = block, self.extent(block)
+        if n > 1 or not maps.flags.c_contiguous:
+            return None
+        flat = maps[images.start].reshape(self.groups, self.filters // self.groups, -1)
+        return flat[:, :, rows.start * self.out[1] : rows.start * self.out[1] + count]
+
+    # ---------------------------------------------------------------------------------------------------- the passes
+
+    def forward(self, input: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
+        w = weight.reshape(self.groups, self.filters // self.groups, -1)  # (groups, O/groups, K)
+        output = np.empty((self.n, self.filters, *self.out), self.dtype)
+        blocks = self.blocks(strips=True)
+        shares = self.shares(blocks, len(blocks))
+        shared = len(shares) == 1
+
+        def pass_through(block: Block) -> None:
+            (images, rows), (n, _, count) = block, self.extent(block)
+            product = in_place = self.matrix(output, block)
+            if product is None:
+                product = scratch("product", (self.groups, self.filters // self.groups, count), self.dtype)
+            if self.pointwise and n == 1:
+                columns = self.columns(input, block, slice(0, self.channels))
+            else:
+                columns = scratch("columns", (self.channels * self.taps, count), self.dtype)
+                by_channel = columns.reshape(self.channels, self.taps, count)
+                run(
+                    lambda part: self.columns(input, block, part[0], by_channel[part[0]]),
+                    self.parts(self.channels, count, shared),
+                )
+            columns = columns.reshape(self.groups, -1, count)
+
+            def multiply(part: Part) -> None:
+                filters, groups, of_group = part
+                made = np.matmul(w[groups, of_group], columns[groups], out=product[groups, of_group])
+                if in_place is None:
+                    target = output[images, filters, rows].transpose(self.order)
+                    made = product.reshape(self.filters, -1)[filters].reshape(target.shape)
+                    if bias is None:
+                        target[...] = made
+                    else:
+                        np.add(made, bias[filters].reshape(-1, 1, 1, 1), out=target)
+                elif bias is not None:
+                    made += bias[filters].reshape(len(made), -1, 1)
+
+            run(multiply, self.parts(self.filters, count, shared))
+
+        run(lambda share: each(pass_through, share), shares)
+        return output
+
+    def backward(self, grad_output, input, weight, needs):
+        w = weight.reshape(self.groups, self.filters // self.groups, -1)  # (groups, O/groups, K)
+        grad_input = np.empty(input.shape, self.dtype) if needs[0] else None
+        shares = self.shares(self.blocks(strips=not needs[0] or self.pointwise), self.sums())
+        of_weight = np.empty((len(shares), *w.shape), self.dtype) if needs[1] else None
+        shared = len(shares) == 1
+
+        def pass_through(share: int, block: Block) -> None:
+            (images, rows), (n, _, count) = block, self.extent(block)
+            grad = self.matrix(grad_output, block)  # ∂L/∂y, (groups, O/groups, windows)
+            if grad is None:
+                arranged = scratch("product", (self.filters, count), self.dtype)
+
+                def arrange(part: Part) -> None:
+                    taken = grad_output[images, part[0], rows].transpose(self.order)
+                    arranged[part[0]].reshape(taken.shape)[...] = taken
+
+                run(arrange, self.parts(self.filters, count, shared))
+                grad = arranged.reshape(self.groups, -1, count)
+
+            def take(part: Part) -> None:
+                channels, groups, of_group = part
+                k = slice(of_group.start * self.taps, of_group.stop * self.taps)
+                if of_weight is not None:
+                    columns = self.columns(input, block, channels).reshape(groups.stop - groups.start, -1, count)
+                    target = of_weight[share, groups, :, k]
+                    if block is shares[share][0]:
+                        np.matmul(grad[groups], columns.transpose(0, 2, 1), out=target)
+                    else:
+                        target += grad[groups] @ columns.transpose(0, 2, 1)
+                if grad_input is None:
+                    return
+                back = w[groups, :, k].transpose(0, 2, 1)
+                if self.pointwise and n == 1:
+                    of_image = grad_input[images.start].reshape(self.groups, -1, prod(self.size))
+                    span = slice(rows.start * self.out[1], rows.start * self.out[1] + count)
+                    np.matmul(back, grad[groups], out=of_image[groups, of_group, span])
+                else:
+                    columns = scratch("columns", (groups.stop - groups.start, k.stop - k.start, count), self.dtype)
+                    np.matmul(back, grad[groups], out=columns)
+                    self.add_back(columns, grad_input[images, channels])
+
+            run(take, self.parts(self.channels, count, shared))
+
+        if needs[0] or needs[1]:
+            run(lambda i: each(partial(pass_through, i), shares[i]), range(len(shares)))
+        grad_weight = total(of_weight, weight.shape) if of_weight is not None else None
+        return grad_input, grad_weight, sum_of_maps(grad_output) if needs[2] else None
+
+    def scratch(self, backward: bool, needs: tuple[bool, ...], threads: int) -> tuple[list[tuple[int, str, int]], int]:
+        """What a pass takes beside its arguments and results, for the memory ledger: scratch arrays as (the number of a
+        thread, role, how many numbers), and how many numbers else."""
+        blocks = self.blocks(strips=not backward or not needs[0] or self.pointwise)
+        if not blocks or (backward and not (needs[0] or needs[1])):
+            return [], 0
+        shares = self.shares(blocks, self.sums())
+        shared, (n, out_h, count) = len(shares) == 1, max(map(self.extent, blocks), key=lambda extent: extent[2])
+        parts = self.parts(self.channels, count, shared)
+        channels = max(part[0].stop - part[0].start for part in parts)
+        takers = min(threads, len(parts if shared else blocks))
+        holders = 1 if shared else takers
+        found = [(thread, "product", self.filters * count) for thread in range(holders)] * (n > 1)
+        if not (self.pointwise and n == 1):
+            if backward:
+                found += [(thread, "columns", channels * self.taps * count) for thread in range(takers)]
+            else:
+                found += [(thread, "columns", self.channels * self.taps * count) for thread in range(holders)]
+            (h, w), (ph, pw) = self.size, self.padding
+            tall = (out_h - 1) * self.stride[0] + (self.kernel[0] - 1) * self.dilation[0] + 1
+            padded = [(h + 2 * ph) * (w + 2 * pw)] * (backward and needs[0])
+            padded += [tall * (w + 2 * pw)] * ((not backward or needs[1]) and self.padding != (0, 0))
+            found += [(thread, "padded", n * channels * max(padded)) for thread in range(takers) if padded]
+        sums = len(shares) - 1 if backward and needs[1] else 0
+        return found, sums * self.filters * self.channels * self.taps // self.groups
+
+
+def total(parts: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The partial sums added up in order, zeros where there are none."""
+    if not len(parts):
+        return np.zeros(shape, parts.dtype)
+    flat = parts.reshape(len(parts), -1)
+
+    def add_up(piece: slice) -> None:
+        for part in flat[1:]:
+            flat[0, piece] += part[piece]
+
+    if len(parts) > 1:
+        run(add_up, pieces(flat.shape[1], NUMBERS))
+    return parts[0].reshape(shape)

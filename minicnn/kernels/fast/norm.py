@@ -1,0 +1,230 @@
+"""Batch normalisation by blocks of channels, local response normalisation by patches of an image.
+
+A channel's statistics need nothing of the other channels. So a block of channels is brought into the cache once, its
+mean, its variance and its output are computed there, and the output leaves once. The input is kept for backward, not
+x̂: the input is there already, and x̂ would be one more large array to write.
+
+Sums over a channel are dot products (with ones for the mean), which BLAS computes at the speed of reading.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from ...threads import run
+from ..norm import _count_per_channel
+from .entrywise import PIECE
+from .scratch import pieces, scratch
+
+FAR = 4.0  # standard deviations: a mean so far from 0 costs two bits of the difference from it
+
+# -------------------------------------------------------------------------------------- batch normalisation
+
+
+def _columns(x: np.ndarray) -> np.ndarray:
+    """(N, C, *) → (N, C, L); with nothing after the channels (C, 1, N) would be slow, so (1, C, N) it is."""
+    if x.ndim == 2:
+        return np.ascontiguousarray(x.T)[None]
+    return np.ascontiguousarray(x).reshape(*x.shape[:2], prod(x.shape[2:]))
+
+
+def _restored(columns: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """What `_columns` undoes."""
+    return np.ascontiguousarray(columns[0].T) if len(shape) == 2 else columns.reshape(shape)
+
+
+def blocks(shape: tuple[int, int, int]) -> list[slice]:
+    """Channels of (N, C, L) whose numbers fit into a piece."""
+    return pieces(shape[1], PIECE // max(shape[0] * shape[2], 1))
+
+
+def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Σ a·b over images and places, (n, c, L) → (c,)."""
+    return np.matmul(a[:, :, None], b[..., None])[..., 0, 0].sum(axis=0)
+
+
+def _sum(a: np.ndarray) -> np.ndarray:
+    return _dot(a, np.broadcast_to(np.ones(a.shape[2], a.dtype), a.shape))
+
+
+def _spread(values: np.ndarray, block: np.ndarray) -> np.ndarray:
+    """(c,) for arithmetic with a block (n, c, L); used up before the next is asked for.
+
+    NumPy takes twice the time for numbers that it has to repeat, but for a single one. So they are written out, for
+    one image, where that is little beside the block.
+    """
+    n, c, length = block.shape
+    if c == 1 or n < 4:
+        return values[:, None]
+    rows = scratch("rows", (c, length), values.dtype)
+    rows[...] = values[:, None]
+    return rows
+
+
+def _near(block: np.ndarray, mean: np.ndarray, inverse_std: np.ndarray, own: np.ndarray) -> tuple[Any, Any]:
+    """The block and its mean or, where the mean is many deviations from 0 and would swallow digits, the block less
+    its mean, in `own`, and 0."""
+    if (np.abs(mean) * inverse_std).max(initial=0) <= FAR:
+        return block, mean
+    return np.subtract(block, _spread(mean, block), out=own), np.zeros_like(mean)
+
+
+def batch_norm_train_forward(input, weight, bias, eps):
+    """`saved` begins with the mean and the biased variance, as `functional.batch_norm` expects."""
+    x = _columns(input)
+    count = _count_per_channel(input)
+    mean, var = np.empty((2, x.shape[1]), x.dtype)
+    output = np.empty_like(x)
+
+    def work(channels: slice) -> None:
+        block, out = x[:, channels], output[:, channels]
+        mean[channels] = _sum(block) / count
+        np.subtract(block, _spread(mean[channels], block), out=out)
+        var[channels] = _dot(out, out) / count
+        scale = (var[channels] + eps) ** -0.5
+        scale = scale if weight is None else scale * weight[channels]
+        _scale_and_shift(out, scale, None if bias is None else bias[channels], out)
+
+    run(work, blocks(x.shape))
+    return _restored(output, input.shape), (mean, var, input, (var + eps) ** -0.5, weight)
+
+
+def _scale_and_shift(block: np.ndarray, scale: np.ndarray, shift: np.ndarray | None, out: np.ndarray) -> None:
+    np.multiply(block, _spread(scale, block), out=out)
+    if shift is not None:
+        np.add(out, _spread(shift, block), out=out)
+
+
+def batch_norm_train_backward(grad_output, saved, needs, eps):
+    """∂L/∂x = γ/std · (g − mean(g) − x̂ · mean(g x̂)), as p g + (q x + r) with three numbers a channel."""
+    mean, _, input, inverse_std, weight = saved
+    return _backward(grad_output, input, mean, inverse_std, weight, needs, _count_per_channel(input))
+
+
+def batch_norm_eval_forward(input, weight, bias, mean, var, eps):
+    """The same with fixed statistics: two passes, x·γ/std and + (β − mean·γ/std), where that costs no accuracy."""
+    x = _columns(input)
+    inverse_std = (var + eps) ** -0.5
+    scale = inverse_std if weight is None else inverse_std * weight
+    output = np.empty_like(x)
+
+    def work(channels: slice) -> None:
+        block, centre = _near(x[:, channels], mean[channels], inverse_std[channels], output[:, channels])
+        shift = -centre * scale[channels] if bias is None else bias[channels] - centre * scale[channels]
+        _scale_and_shift(block, scale[channels], shift, output[:, channels])
+
+    run(work, blocks(x.shape))
+    return _restored(output, input.shape), (input, mean.copy(), inverse_std, weight)  # who trains on moves the mean
+
+
+def batch_norm_eval_backward(grad_output, saved, needs, mean, var, eps):
+    input, mean, inverse_std, weight = saved
+    return _backward(grad_output, input, mean, inverse_std, weight, needs, None)
+
+
+def _backward(grad_output, input, mean, inverse_std, weight, needs, count):
+    """With a `count` of entries a channel the mean and the variance are theirs; without, they are constants."""
+    g, x = _columns(grad_output), _columns(input)
+    of_weight, of_bias = np.empty((2, g.shape[1]), g.dtype)
+    slope = inverse_std if weight is None else weight * inverse_std
+    grad_input = np.empty_like(g) if needs[0] else None
+    through = needs[0] and count is not None
+
+    def work(channels: slice) -> None:
+        grad, block = g[:, channels], x[:, channels]
+        own = scratch("numbers", block.shape, block.dtype)
+        if needs[1] or needs[2] or through:
+            of_bias[channels] = _sum(grad)
+        if needs[1] or through:
+            block, centre = _near(block, mean[channels], inverse_std[channels], own)
+            of_weight[channels] = (_dot(grad, block) - centre * of_bias[channels]) * inverse_std[channels]
+        if grad_input is None:
+            return
+        out = grad_input[:, channels]
+        np.multiply(grad, _spread(slope[channels], grad), out=out)
+        if through:
+            per_entry = -slope[channels] / count
+            turn = per_entry * inverse_std[channels] * of_weight[channels]
+            _scale_and_shift(block, turn, per_entry * of_bias[channels] - turn * centre, own)
+            np.add(out, own, out=out)
+
+    run(work, blocks(g.shape))
+    grad_input = None if grad_input is None else _restored(grad_input, grad_output.shape)
+    return grad_input, of_weight if needs[1] else None, of_bias if needs[2] else None
+
+
+# ------------------------------------------------------------------------------ local response normalisation
+
+
+def patches(shape: tuple[int, int, int]) -> list[tuple[int, slice]]:
+    """Places of one image of (N, C, P), with all their channels."""
+    images, channels, places = shape
+    cut = pieces(places, 2 * PIECE // max(channels, 1))  # a whole image is twice as fast as its parts
+    return [(n, patch) for n in range(images) for patch in cut]
+
+
+def _window_sum(values: np.ndarray, before: int, after: int, out: np.ndarray) -> np.ndarray:
+    """Along axis 0, into `out`, the sum of each entry, `before` entries before it and `after` entries after it."""
+    channels = len(values)
+    out[...] = values
+    for shift in range(1, min(before, channels - 1) + 1):
+        np.add(out[shift:], values[:-shift], out=out[shift:])
+    for shift in range(1, min(after, channels - 1) + 1):
+        np.add(out[:-shift], values[shift:], out=out[:-shift])
+    return out
+
+
+def _damp(values: np.ndarray, scale: np.ndarray, beta: float, out: np.ndarray) -> None:
+    """values / scaleᵝ. A power costs as much as twenty roots, and the papers' β is ¾: √d · ⁴√d."""
+    if beta == 0.75:
+        root = np.sqrt(scale, out=scratch("numbers", scale.shape, scale.dtype))
+        power = np.sqrt(root, out=scratch("others", scale.shape, scale.dtype))
+        np.multiply(power, root, out=power)
+    else:
+        power = np.power(scale, beta, out=scratch("others", scale.shape, scale.dtype))
+    np.divide(values, power, out=out)
+
+
+def local_response_norm_forward(input, size, alpha, beta, k):
+    """b = a / dᵝ with d = k + α/size · Σ a² over `size` neighbouring channels; input (N, C, *)."""
+    x = _columns(input)
+    output, scale = np.empty_like(x), np.empty_like(x)
+
+    def work(patch: tuple[int, slice]) -> None:
+        n, places = patch
+        values, d = x[n, :, places], scale[n, :, places]
+        squares, total = scratch("numbers", values.shape, x.dtype), scratch("others", values.shape, x.dtype)
+        np.multiply(values, values, out=squares)
+        _window_sum(squares, size // 2, (size - 1) // 2, total)
+        np.multiply(total, alpha / size, out=total)
+        np.add(total, k, out=d)
+        del squares, total  # used again
+        _damp(values, d, beta, output[n, :, places])
+
+    run(work, patches(x.shape))
+    return _restored(output, input.shape), (input, scale)
+
+
+def local_response_norm_backward(grad_output, saved, needs, size, alpha, beta, k):
+    """∂L/∂aᵢ = gᵢ dᵢ⁻ᵝ − 2αβ/size · aᵢ · Σⱼ gⱼ aⱼ dⱼ⁻ᵝ⁻¹ over the channels j whose windows hold i."""
+    input, scale = saved
+    g, x = _columns(grad_output), _columns(input)
+    grad_input = np.empty_like(g)
+
+    def work(patch: tuple[int, slice]) -> None:
+        n, places = patch
+        values, d, damped = x[n, :, places], scale[n, :, places], grad_input[n, :, places]
+        _damp(g[n, :, places], d, beta, damped)
+        ratio = np.multiply(damped, values, out=scratch("numbers", d.shape, d.dtype))
+        np.divide(ratio, d, out=ratio)
+        # i lies in j's window when j lies in i's window seen from the other side: before and after change places.
+        neighbours = _window_sum(ratio, (size - 1) // 2, size // 2, scratch("others", d.shape, d.dtype))
+        np.multiply(neighbours, values, out=neighbours)
+        np.multiply(neighbours, 2 * alpha * beta / size, out=neighbours)
+        np.subtract(damped, neighbours, out=damped)
+
+    run(work, patches(x.shape))
+    return (_restored(grad_input, grad_output.shape),)

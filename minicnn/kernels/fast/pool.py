@@ -1,0 +1,232 @@
+"""Pooling by phases: a few planes at a time, sorted so that every entry of a window is a shift of one flat array.
+
+With stride (2, 2) the entries that windows begin with are those in even rows and even columns. So a plane is taken
+apart into four: even or odd rows, even or odd columns, each `phase` a small plane of its own, with its share of the
+padding. In the phase that holds it, the window's entry (i, j) of output (r, c) lies at (r + i // 2, c + j // 2): always
+the same distance behind (r, c). Laid out flat, with outputs in planes of the same rows and columns, all entries (i, j)
+are one slice and all outputs another, and a pass over the window's entries is arithmetic on whole slices. It computes
+some numbers for places at the planes' edges where no output is; they are left out at the end. Any stride and dilation
+go the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import prod
+
+import numpy as np
+
+from ...threads import run
+from .. import pool as neutral
+from .activation import WHOLE_NUMBERS
+from .entrywise import PIECE
+from .scratch import pieces, scratch
+
+
+class Phases:
+    """The sizes, and how a block of planes is taken apart and put together again."""
+
+    def __init__(self, shape, kernel_size, stride, padding, dilation, ceil_mode):
+        self.size, self.stride, self.padding = shape[2:], stride, padding
+        self.out, _ = neutral._geometry(shape, kernel_size, stride, padding, dilation, ceil_mode)
+        reach = [d * (k - 1) for d, k in zip(dilation, kernel_size, strict=True)]
+        self.grid = tuple(o + r // s for o, r, s in zip(self.out, reach, stride, strict=True))  # rows, columns
+        starts = [(i * dilation[0], j * dilation[1]) for i in range(kernel_size[0]) for j in range(kernel_size[1])]
+        (sh, sw), columns = stride, self.grid[1]
+        self.taps = [((i % sh, j % sw), i // sh * columns + j // sw) for i, j in starts]  # each a phase, and how far on
+        self.used = sorted({phase for phase, _ in self.taps})
+        self.furthest = max(offset for _, offset in self.taps)
+        self.planes = shape[0] * shape[1]
+        numbers = prod(self.grid) * len(self.used)
+        self.blocks = pieces(self.planes, PIECE // numbers) if self.planes else []
+
+    def overlap(self, phase: tuple[int, int]) -> tuple[tuple, tuple]:
+        """Where a phase holds entries of the plane, and which; the rest of the phase is padding."""
+        places, entries = [], []
+        for n, s, p, a, length in zip(self.size, self.stride, self.padding, phase, self.grid, strict=True):
+            first, end = max(-(-(p - a) // s), 0), min((n - 1 + p - a) // s + 1, length)
+            places.append(slice(first, max(end, first)))
+            entries.append(slice(first * s + a - p, max((end - 1) * s + a - p + 1, 0) if end > first else 0, s))
+        return (slice(None), *places), (slice(None), *entries)
+
+    def apart(self, planes: np.ndarray, border: float) -> dict[tuple[int, int], np.ndarray]:
+        """Each phase that windows touch, of planes (P, H, W), flat."""
+        phases = {}
+        for phase in self.used:
+            array = scratch(f"phase {phase}", (len(planes), *self.grid), planes.dtype)
+            place, entries = self.overlap(phase)
+            if array[place].shape != array.shape:
+                array.fill(border)
+            array[place] = planes[entries]
+            phases[phase] = array.reshape(-1)
+        return phases
+
+    def empty(self, planes: int, dtype) -> dict[tuple[int, int], np.ndarray]:
+        """Zeros to add to."""
+        phases = {phase: scratch(f"phase {phase}", (planes * prod(self.grid),), dtype) for phase in self.used}
+        for array in phases.values():
+            array.fill(0)
+        return phases
+
+    def together(self, phases: dict[tuple[int, int], np.ndarray], planes: np.ndarray) -> None:
+        """Put the phases back into planes (P, H, W)."""
+        if len(self.used) < prod(self.stride):
+            planes.fill(0)
+        else:  # entries behind the last window
+            end = [(g - 1) * s + s - p for g, s, p in zip(self.grid, self.stride, self.padding, strict=True)]
+            planes[:, max(end[0], 0) :] = 0
+            planes[:, :, max(end[1], 0) :] = 0
+        for phase, array in phases.items():
+            place, entries = self.overlap(phase)
+            planes[entries] = array.reshape(-1, *self.grid)[place]
+
+    def slices(self, phases: dict[tuple[int, int], np.ndarray]) -> Iterator[np.ndarray]:
+        """Each entry of the window, for all outputs."""
+        for phase, offset in self.taps:
+            array = phases[phase]
+            yield array[offset : len(array) - self.furthest + offset]
+
+    def outputs(self, role: str, planes: int, dtype, clear: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """Planes for outputs in the layout of the phases: the flat slice that passes run over, and (P, *out).
+
+        With `clear` there are zeros where no output is.
+        """
+        flat = scratch(role, (planes * prod(self.grid),), dtype)
+        if clear and self.grid != self.out:
+            flat.fill(0)
+        grid = flat.reshape(planes, *self.grid)
+        return flat[: len(flat) - self.furthest], grid[:, : self.out[0], : self.out[1]]
+
+
+def _planes(x: np.ndarray) -> np.ndarray:
+    """(N, C, H, W) → (N·C, H, W)."""
+    return np.ascontiguousarray(x).reshape(-1, *x.shape[2:])
+
+
+def winner_dtype(kernel_size: tuple[int, int]) -> np.dtype:
+    """Of the number of a window's entry."""
+    return np.dtype(np.uint8 if prod(kernel_size) <= 256 else np.int32)
+
+
+def max_pool2d_forward(input, kernel_size, stride, padding, dilation, ceil_mode):
+    """The largest so far, entry by entry of the window; who beats it is noted, and so the first of equals stays."""
+    phases = Phases(input.shape, kernel_size, stride, padding, dilation, ceil_mode)
+    x, index = _planes(input), winner_dtype(kernel_size)
+    output = np.empty((len(x), *phases.out), x.dtype)
+    winners = np.empty(output.shape, index)
+
+    def work(block: slice) -> None:
+        planes = x[block]
+        best, maxima = phases.outputs("numbers", len(planes), x.dtype)
+        winner, entries = phases.outputs("winner", len(planes), index)
+        won, number = scratch("gate", best.shape, np.bool_), scratch("number", best.shape, index)
+        for i, entry in enumerate(phases.slices(phases.apart(planes, -np.inf))):
+            if i == 0:
+                best[...] = entry
+                winner.fill(0)
+                continue
+            np.greater(entry, best, out=won)
+            np.maximum(entry, best, out=best)
+            np.multiply(won.view(np.uint8), index.type(i), out=number)
+            np.maximum(winner, number, out=winner)  # the last that won, as i grows
+        output[block], winners[block] = maxima, entries
+        if not output[block].min() > -np.inf:  # a tie with the padding, or a NaN: as the neutral form has it
+            args = (kernel_size, stride, padding, dilation, ceil_mode)
+            winners[block] = neutral.max_pool2d_forward(planes[None], *args)[1][0][0]
+
+    run(work, phases.blocks)
+    shape = (*input.shape[:2], *phases.out)
+    return output.reshape(shape), (winners.reshape(shape), input.shape)
+
+
+def max_pool2d_backward(grad_output, saved, needs, kernel_size, stride, padding, dilation, ceil_mode):
+    """All of an output's gradient goes to the entry that won its window."""
+    winner, shape = saved
+    whole = WHOLE_NUMBERS.get(grad_output.dtype.itemsize)
+    if whole is None:
+        args = (kernel_size, stride, padding, dilation, ceil_mode)
+        return neutral.max_pool2d_backward(grad_output, saved, needs, *args)
+    phases = Phases(shape, kernel_size, stride, padding, dilation, ceil_mode)
+    g, winners = _planes(grad_output), _planes(winner)
+    grad_input = np.empty((len(g), *shape[2:]), g.dtype)
+
+    def work(block: slice) -> None:
+        planes = grad_input[block]
+        (grad, grads), (who, entries) = (
+            phases.outputs(role, len(planes), x.dtype, clear=True) for role, x in (("numbers", g), ("winner", winners))
+        )
+        grads[...], entries[...] = g[block], winners[block]
+        won, share = scratch("gate", who.shape, np.bool_), scratch("others", grad.shape, grad.dtype)
+        parts = phases.empty(len(planes), g.dtype)
+        for i, part in enumerate(phases.slices(parts)):
+            np.equal(who, i, out=won)
+            share.view(whole)[...] = won.view(np.uint8)  # times the bits of g, so that no infinity becomes a NaN
+            np.multiply(share.view(whole), grad.view(whole), out=share.view(whole))
+            np.add(part, share, out=part)
+        phases.together(parts, planes)
+
+    run(work, phases.blocks)
+    return (grad_input.reshape(shape),)
+
+
+def avg_pool2d_forward(input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override):
+    phases = Phases(input.shape, kernel_size, stride, padding, (1, 1), ceil_mode)
+    divisor = neutral._divisor(input, phases.out, kernel_size, stride, padding, count_include_pad, divisor_override)
+    x = _planes(input)
+    output = np.empty((len(x), *phases.out), x.dtype)
+
+    def work(block: slice) -> None:
+        planes = x[block]
+        total, sums = phases.outputs("numbers", len(planes), x.dtype)
+        for i, entry in enumerate(phases.slices(phases.apart(planes, 0.0))):
+            if i == 0:
+                total[...] = entry
+            else:
+                np.add(total, entry, out=total)
+        np.divide(sums, divisor, out=output[block])
+
+    run(work, phases.blocks)
+    return output.reshape(*input.shape[:2], *phases.out), (divisor, input.shape)
+
+
+def avg_pool2d_backward(
+    grad_output, saved, needs, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
+):
+    """Every entry of a window gets the same share of its output's gradient."""
+    divisor, shape = saved
+    phases = Phases(shape, kernel_size, stride, padding, (1, 1), ceil_mode)
+    g = _planes(grad_output)
+    grad_input = np.empty((len(g), *shape[2:]), g.dtype)
+
+    def work(block: slice) -> None:
+        planes = grad_input[block]
+        share, shares = phases.outputs("numbers", len(planes), g.dtype, clear=True)
+        np.divide(g[block], divisor, out=shares)
+        parts = phases.empty(len(planes), g.dtype)
+        for part in phases.slices(parts):
+            np.add(part, share, out=part)
+        phases.together(parts, planes)
+
+    run(work, phases.blocks)
+    return (grad_input.reshape(shape),)
+
+
+def adaptive_avg_pool2d_forward(input, output_size):
+    """A mean over whole planes is a product with ones, and a bin of one entry is a copy."""
+    n, c, h, w = input.shape
+    if output_size == (h, w):
+        return input.copy(), input.shape
+    if output_size != (1, 1):
+        return neutral.adaptive_avg_pool2d_forward(input, output_size)
+    means = np.ascontiguousarray(input).reshape(n, c, h * w) @ np.ones(h * w, input.dtype)
+    return (means / (h * w)).reshape(n, c, 1, 1), input.shape
+
+
+def adaptive_avg_pool2d_backward(grad_output, input_shape, needs, output_size):
+    if output_size == input_shape[2:]:
+        return (grad_output,)
+    if output_size != (1, 1):
+        return neutral.adaptive_avg_pool2d_backward(grad_output, input_shape, needs, output_size)
+    grad_input = np.empty(input_shape, grad_output.dtype)
+    grad_input[...] = grad_output / prod(input_shape[2:])
+    return (grad_input,)

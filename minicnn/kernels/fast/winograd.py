@@ -1,0 +1,306 @@
+"""Convolution at stride 1 with fewer multiplications: Winograd's F(4×4, 3×3) and F(2×2, 5×5).
+
+Four neighbouring outputs of a kernel of three take 12 multiplications; Winograd's algorithm F(4, 3) takes 6. It
+multiplies polynomials by evaluating them at the points 0, 1, −1, 2, −2 and ∞, multiplying the values, and
+interpolating::
+
+    y = Aᵀ [(G w) ⊙ (Bᵀ x)]          w (3,), x (6,) the inputs that four outputs see, y (4,)
+
+In two dimensions the same is done to rows and then to columns, 36 multiplications for 16 outputs that take 144.
+Written as small matrix products, for a tile of 6 × 6 inputs and 4 × 4 outputs, with ⊗ for the Kronecker product::
+
+    U = (G ⊗ G) w                    (36,)      of each filter and channel, (36, O, C)
+    V = (Bᵀ ⊗ Bᵀ) x                  (36,)      of each channel and tile, (36, C, T)
+    Y = (Aᵀ ⊗ Aᵀ) (U · V)            (16,)      U · V: a product (O, C)·(C, T) for each of the 36, summing over channels
+
+All steps are linear in w and in x, so the gradients are the same steps transposed::
+
+    ∂L/∂U = M̂ · Vᵀ                   (36, O, C) with M̂ = (A ⊗ A) ∂L/∂Y, (36, O, T)
+    ∂L/∂w = (Gᵀ ⊗ Gᵀ) ∂L/∂U
+    ∂L/∂x                            the convolution of ∂L/∂y with the kernels turned about, by the same algorithm
+
+The price is rounding: intermediate values are larger than the result, and float32 errors about 1e-5 of the largest
+value.
+
+S. Winograd, "Arithmetic complexity of computations", 1980; A. Lavin and S. Gray, "Fast algorithms for convolutional
+neural networks", CVPR 2016, section 4 (arXiv:1509.09308).
+
+The 36 products are independent. A block of tiles that fits a core's cache passes through all three steps on one
+thread; where there are few tiles, threads share a block, and divide the steps by channels, by the 36, by filters.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from math import prod
+
+import numpy as np
+
+from ...threads import run
+from .im2col import total
+from .scratch import each, pieces, portions, scratch, sum_of_maps
+
+# fmt: off
+B_T = np.array([[4, 0, -5, 0, 1, 0], [0, -4, -4, 1, 1, 0], [0, 4, -4, -1, 1, 0],
+                [0, -2, -1, 2, 1, 0], [0, 2, -1, -2, 1, 0], [0, 4, 0, -5, 0, 1]])
+# fmt: on
+POINTS = np.array([0.0, 1, -1, 2, -2])  # and ∞
+SCALES = np.array([4.0, -6, -6, 24, 24])  # ∏ (p − q) over the other points q: how B_T is scaled
+
+
+def _kernel_transform(r: int) -> np.ndarray:
+    """G (6, r): a kernel as a polynomial, evaluated at the points; its last coefficient at ∞."""
+    return np.vstack([POINTS[:, None] ** np.arange(r) / SCALES[:, None], np.eye(r)[-1:]])
+
+
+def _output_transform(m: int) -> np.ndarray:
+    """Aᵀ (m, 6): powers of the points."""
+    return np.hstack([POINTS ** np.arange(m)[:, None], np.eye(m)[:, -1:]])
+
+
+TILE = 6
+OUTPUTS = {3: 4, 5: 2}  # of a tile, for a kernel of so many; together 7
+
+NUMBERS = 1 << 18  # of a block's V or U·V; 1 MB of float32
+LEAST_TILES = 96  # of a block: products with fewer spend their time on packing U
+LEAST_BLOCKS = 4  # with fewer, threads share each block
+SHARED_NUMBERS = 1 << 22  # of a shared block's V
+PIECE = 1 << 18  # numbers that a transform works on at a time
+SUMS = 8  # partial sums of the weight's gradient
+LARGEST_SUM = 1 << 19  # numbers in one; where it would have more, threads share the blocks
+
+Block = tuple[slice, slice]  # images, rows of tiles
+
+
+class Tiles:
+    """What the three steps do to maps (N, C, H, W) whose convolution is (N, O, H + 2·padding − 2, …)."""
+
+    def __init__(self, shape, channels_out, kernel, padding, dtype, few_sums=False):
+        self.step = OUTPUTS[kernel]
+        self.n, self.channels, self.h, self.w = shape
+        self.filters, self.padding, self.dtype = channels_out, padding, dtype
+        self.out = (self.h + 2 * padding[0] - kernel + 1, self.w + 2 * padding[1] - kernel + 1)
+        self.high, self.wide = (-(-size // self.step) for size in self.out)  # in tiles
+        self.b_t, self.a_t = B_T.astype(dtype), _output_transform(self.step).astype(dtype)
+        most = max(self.channels, self.filters)
+        self.blocks = self._cut(max(NUMBERS // (TILE**2 * most), LEAST_TILES))
+        self.shared = few_sums or len(self.blocks) < LEAST_BLOCKS
+        if self.shared:
+            self.blocks = self._cut(max(SHARED_NUMBERS // (TILE**2 * most), 1))
+
+    def _cut(self, tiles: int) -> list[Block]:
+        """Blocks of about so many tiles: rows of one image, or whole images."""
+        of_image = self.high * self.wide
+        if tiles < of_image:
+            strips = pieces(self.high, round(tiles / self.wide))
+            return [(slice(i, i + 1), strip) for i in range(self.n) for strip in strips]
+        return [(images, slice(0, self.high)) for images in pieces(self.n, tiles // of_image)]
+
+    def shares(self, most: int) -> list[list[Block]]:
+        """Lists of blocks that threads work through; a single list, where threads share the blocks themselves."""
+        return [self.blocks] if self.shared else portions(self.blocks, most)
+
+    def size(self, block: Block) -> tuple[int, int, int]:
+        """Images, rows and columns of tiles."""
+        images, rows = block
+        return images.stop - images.start, rows.stop - rows.start, self.wide
+
+    def portions(self, total: int, block: Block) -> list[slice]:
+        """Some of `total` channels or filters at a time; a shared block's are divided among threads."""
+        most = PIECE // (TILE**2 * prod(self.size(block)))
+        return pieces(total, min(most, -(-total // LEAST_BLOCKS)) if self.shared else most)
+
+    def products(self) -> list[slice]:
+        """The 36, a shared block's in parts that threads take."""
+        return pieces(TILE**2, 6 if self.shared else TILE**2)
+
+    def _twice(self, matrix: np.ndarray, x: np.ndarray, out: np.ndarray) -> None:
+        """(matrix ⊗ matrix) x, for x (i, j, N) and out (k, l, N): first the rows of tiles, then the columns."""
+        k, (i, j, n) = len(matrix), x.shape
+        rows = scratch("half", (k, j * n), self.dtype)
+        np.matmul(matrix, x.reshape(i, j * n), out=rows)
+        np.matmul(matrix, rows.reshape(k, j, n), out=out)
+
+    def inputs(self, x: np.ndarray, block: Block, channels: slice, v: np.ndarray) -> None:
+        """V of some channels, into `v` (36, C, T)."""
+        (images, rows), (n, high, wide), c = block, self.size(block), channels.stop - channels.start
+        tall, broad = (self.step * size + TILE - self.step for size in (high, wide))
+        padded = scratch("padded", (c, n, tall, broad), self.dtype)
+        top, left = self.step * rows.start - self.padding[0], self.padding[1]
+        first, last, right = max(top, 0), min(top + tall, self.h), min(left + self.w, broad)
+        if (last - first, right - left) != (tall, broad):
+            padded.fill(0)
+        taken = x[images, channels, first:last, : right - left]
+        padded[:, :, first - top : last - top, left:right] = taken.transpose(1, 0, 2, 3)
+        of_channel, of_image, down, along = padded.strides
+        strides = (down, along, of_channel, of_image, self.step * down, self.step * along)
+        tiles = scratch("tiles", (TILE, TILE, c, n, high, wide), self.dtype)
+        tiles[...] = np.ndarray(tiles.shape, self.dtype, padded, strides=strides)  # its windows
+        out = v.reshape(TILE, TILE, *v.shape[1:])[:, :, channels].reshape(TILE, TILE, -1)
+        self._twice(self.b_t, tiles.reshape(TILE, TILE, -1), out)
+
+    def _strip(self, maps: np.ndarray, block: Block, filters: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The block's part of `maps`, (o, n, rows, columns); such an array whose tiles are all whole, itself if it can
+        be; and the latter by place in a tile, (columns of a tile, its rows, o, n, high, wide)."""
+        (images, rows), (n, high, wide), step = block, self.size(block), self.step
+        strip = maps[images, filters, step * rows.start : step * rows.stop].transpose(1, 0, 2, 3)
+        whole = (filters.stop - filters.start, n, step * high, step * wide)
+        room = strip if strip.shape == whole else scratch("padded", whole, self.dtype)
+        return strip, room, room.reshape(*whole[:2], high, step, wide, step).transpose(5, 3, 0, 1, 2, 4)
+
+    def outputs(self, m: np.ndarray, block: Block, filters: slice, y: np.ndarray, bias: np.ndarray | None) -> None:
+        """Y of some filters, from `m` = U·V (36, O, T) into their part of `y`."""
+        tiles = scratch("tiles", (self.step, self.step, filters.stop - filters.start, *self.size(block)), self.dtype)
+        taken = m.reshape(TILE, TILE, *m.shape[1:])[:, :, filters].reshape(TILE, TILE, -1)
+        self._twice(self.a_t, taken, tiles.reshape(self.step, self.step, -1))
+        strip, room, columns = self._strip(y, block, filters)
+        for j in range(self.step):
+            if bias is None:
+                columns[j] = tiles[:, j]
+            else:
+                np.add(tiles[:, j], bias[filters].reshape(-1, 1, 1, 1), out=columns[j])
+        if room is not strip:  # the last tiles stick out
+            strip[...] = room[:, :, : strip.shape[2], : strip.shape[3]]
+
+    def gradients(self, grad_output: np.ndarray, block: Block, filters: slice, m: np.ndarray) -> None:
+        """M̂ of some filters, into `m` (36, O, T)."""
+        tiles = scratch("tiles", (self.step, self.step, filters.stop - filters.start, *self.size(block)), self.dtype)
+        strip, room, columns = self._strip(grad_output, block, filters)
+        if room is not strip:
+            room.fill(0)
+            room[:, :, : strip.shape[2], : strip.shape[3]] = strip
+        for j in range(self.step):
+            tiles[:, j] = columns[j]
+        taken = m.reshape(TILE, TILE, *m.shape[1:])[:, :, filters].reshape(TILE, TILE, -1)
+        self._twice(self.a_t.T, tiles.reshape(self.step, self.step, -1), taken)
+
+    def blank(self, block: Block) -> tuple[np.ndarray, np.ndarray]:
+        """Scratch arrays for V (36, C, T) and for U·V or M̂ (36, O, T)."""
+        tiles = prod(self.size(block))
+        v = scratch("columns", (TILE**2, self.channels, tiles), self.dtype)
+        return v, scratch("product", (TILE**2, self.filters, tiles), self.dtype)
+
+
+def _filters(weight: np.ndarray, turned: bool) -> np.ndarray:
+    """U (36, O, C); of the kernels turned about and with inputs and outputs exchanged, (36, C, O)."""
+    o, c, *kernel = weight.shape
+    matrix = _both(weight)  # (36, r²)
+    matrix = matrix[:, ::-1] if turned else matrix
+    u = scratch("filters", (o, TILE**2, c), weight.dtype)  # in this order, so that a filter's are written side by side
+    flat = weight.reshape(o, c, prod(kernel)).transpose(0, 2, 1)
+    run(lambda part: np.matmul(matrix, flat[part], out=u[part]), pieces(o, PIECE // (TILE**2 * c)))
+    return u.transpose(1, 2, 0) if turned else u.transpose(1, 0, 2)
+
+
+def _both(weight: np.ndarray) -> np.ndarray:
+    """G ⊗ G (36, r²)."""
+    once = _kernel_transform(weight.shape[2])
+    return np.kron(once, once).astype(weight.dtype)
+
+
+def _convolve(tiles: Tiles, x: np.ndarray, u: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
+    y = np.empty((tiles.n, tiles.filters, *tiles.out), tiles.dtype)
+
+    def pass_through(block: Block) -> None:
+        v, m = tiles.blank(block)
+        run(lambda channels: tiles.inputs(x, block, channels, v), tiles.portions(tiles.channels, block))
+        run(lambda some: np.matmul(u[some], v[some], out=m[some]), tiles.products())
+        run(lambda filters: tiles.outputs(m, block, filters, y, bias), tiles.portions(tiles.filters, block))
+
+    run(lambda share: each(pass_through, share), tiles.shares(len(tiles.blocks)))
+    return y
+
+
+class Winograd:
+    """One convolution's sizes, and its passes."""
+
+    name = "winograd"
+
+    @staticmethod
+    def applies(weight_shape, stride, padding, dilation, groups) -> bool:
+        """Whether the algorithm can do it; whether it is the fastest is another matter."""
+        r = weight_shape[2]
+        square = weight_shape[3] == r in OUTPUTS
+        return square and tuple(stride) == tuple(dilation) == (1, 1) and groups == 1 and max(padding) < r
+
+    @staticmethod
+    def cost(input_shape, weight_shape, padding) -> float:
+        """An estimate of the forward pass on one core, in nanoseconds of about 100 products with addition each."""
+        (n, c, *size), (o, _, r, _) = input_shape, weight_shape
+        high, wide = (-(-(s + 2 * p - r + 1) // OUTPUTS[r]) for s, p in zip(size, padding, strict=True))
+        return n * high * wide * (50 * c + 32 * o + 0.8 * c * o) + 25 * c * o  # tiles: V, Y, the products; U
+
+    def __init__(self, input_shape, weight_shape, dtype, padding):
+        (n, channels, *_), (filters, _, r, _) = input_shape, weight_shape
+        self.weight_shape, self.dtype = weight_shape, dtype
+        self.tiles = Tiles(input_shape, filters, r, padding, dtype)
+        few = TILE**2 * channels * filters > LARGEST_SUM
+        self.sums = Tiles(input_shape, filters, r, padding, dtype, few_sums=few)
+        outside = (r - 1 - padding[0], r - 1 - padding[1])
+        self.turned = Tiles((n, filters, *self.tiles.out), channels, r, outside, dtype)
+
+    def forward(self, input: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
+        return _convolve(self.tiles, input, _filters(weight.astype(self.dtype, copy=False), False), bias)
+
+    def backward(self, grad_output, input, weight, needs):
+        weight = weight.astype(self.dtype, copy=False)
+        grad_input = _convolve(self.turned, grad_output, _filters(weight, True), None) if needs[0] else None
+        grad_weight = self._sum(grad_output, input, weight) if needs[1] else None
+        return grad_input, grad_weight, sum_of_maps(grad_output) if needs[2] else None
+
+    def _sum(self, grad_output: np.ndarray, input: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        """∂L/∂w."""
+        tiles, (o, c, *kernel) = self.sums, weight.shape
+        shares = tiles.shares(SUMS)
+        of_u = scratch("sums", (len(shares), TILE**2, o, c), self.dtype)
+
+        def pass_through(share: int, block: Block) -> None:
+            v, m = tiles.blank(block)
+
+            def multiply(some: slice) -> None:
+                if block is shares[share][0]:
+                    np.matmul(m[some], v[some].transpose(0, 2, 1), out=of_u[share, some])
+                else:
+                    of_u[share, some] += m[some] @ v[some].transpose(0, 2, 1)
+
+            run(lambda channels: tiles.inputs(input, block, channels, v), tiles.portions(c, block))
+            run(lambda filters: tiles.gradients(grad_output, block, filters, m), tiles.portions(o, block))
+            run(multiply, tiles.products())
+
+        run(lambda i: each(partial(pass_through, i), shares[i]), range(len(shares)))
+        matrix, grad_weight = _both(weight), np.empty((o * c, prod(kernel)), self.dtype)
+        whole = total(of_u, (TILE**2, o * c))
+        run(lambda part: np.matmul(whole[:, part].T, matrix, out=grad_weight[part]), pieces(o * c, PIECE // TILE**2))
+        return grad_weight.reshape(weight.shape)
+
+    def scratch(self, backward: bool, needs: tuple[bool, ...], threads: int) -> tuple[list[tuple[int, str, int]], int]:
+        """What a pass takes beside its arguments and results; as `Im2col.scratch`."""
+        o, c, *_ = self.weight_shape
+        passes = [self.turned] * needs[0] + [self.sums] * needs[1] if backward else [self.tiles]
+        found = [(0, "filters", TILE**2 * o * c)] * (not backward or needs[0])
+        for tiles in passes:
+            block = max(tiles.blocks, key=lambda block: prod(tiles.size(block)))
+            n, high, wide = tiles.size(block)
+            takers = min(threads, 6 if tiles.shared else len(tiles.shares(len(tiles.blocks))))
+            for role, channels in (("columns", tiles.channels), ("product", tiles.filters)):
+                numbers = TILE**2 * channels * n * high * wide
+                found += [(thread, role, numbers) for thread in range(1 if tiles.shared else takers)]
+            channels, filters = (
+                max(part.stop - part.start for part in tiles.portions(total, block)) * n
+                for total in (tiles.channels, tiles.filters)
+            )
+            tall, broad = (tiles.step * size for size in (high, wide))
+            border = TILE - tiles.step
+            padded = channels * (tall + border) * (broad + border)
+            if tiles.out != (tiles.step * tiles.high, tiles.step * tiles.wide):  # outputs stick out, and are cut off
+                padded = max(padded, filters * tall * broad)
+            most = TILE**2 * channels * high * wide
+            half = max(most, TILE * tiles.step * filters * high * wide)
+            for role, numbers in (("padded", padded), ("tiles", max(most, filters * tall * broad)), ("half", half)):
+                found += [(thread, role, numbers) for thread in range(takers)]
+            if tiles is self.sums and backward:
+                found.append((0, "sums", len(tiles.shares(SUMS)) * TILE**2 * o * c))
+        largest: dict[tuple[int, str], int] = {}
+        for thread, role, numbers in found:
+            largest[thread, role] = max(largest.get((thread, role), 0), numbers)
+        return [(*key, numbers) for key, numbers in largest.items()], 0

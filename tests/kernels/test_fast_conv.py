@@ -1,0 +1,234 @@
+"""The fast convolution: its algorithms against the textbook's, however work is cut, and which one is taken."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import minicnn
+from minicnn import models, nn, threads
+from minicnn.engine import Tensor
+from minicnn.functional import conv2d
+from minicnn.inspect import plan
+from minicnn.kernels import conv as neutral
+from minicnn.kernels.fast import conv, im2col, winograd
+from minicnn.kernels.fast.im2col import Im2col
+from minicnn.kernels.fast.winograd import Winograd
+
+from .helpers import Pair, arrays_in, assert_same, drawn, dtypes, normal, run, seeds
+
+pytestmark = pytest.mark.host
+
+SIZES = {
+    im2col: {
+        "NUMBERS": (1, 300, 1 << 18), "LEAST_COLUMNS": (1, 7, 192), "LEAST_BLOCKS": (1, 4), "SUMS": (1, 3, 8),
+        "SUM_NUMBERS": (1, 1 << 18),
+    },
+    winograd: {
+        "NUMBERS": (1, 5000, 1 << 18), "LEAST_TILES": (1, 3, 128), "LEAST_BLOCKS": (1, 4), "PIECE": (1, 4000, 1 << 17),
+        "SHARED_NUMBERS": (1, 5000, 1 << 22), "LARGEST_SUM": (1, 1 << 19), "SUMS": (1, 3, 8),
+    },
+}  # fmt: skip
+
+
+@st.composite
+def convolutions(draw):
+    """(input, weight, bias) and params, larger than in test_conv: several blocks, where these are small."""
+    kernel = draw(st.sampled_from([(3, 3), (5, 5), (1, 1), (2, 3), (7, 1)]))
+    groups = draw(st.sampled_from([1, 1, 2, 3]))
+    stride = draw(st.sampled_from([(1, 1), (1, 1), (2, 2), (1, 3)]))
+    dilation = draw(st.sampled_from([(1, 1), (1, 1), (2, 1)]))
+    padding = tuple(draw(st.integers(0, 4)) for _ in range(2))
+    size = tuple(draw(st.integers(d * (k - 1) + 1, 17)) for k, d in zip(kernel, dilation, strict=True))
+    channels, filters = draw(st.integers(1, 4)), draw(st.integers(1, 4))
+    rng, dtype = np.random.default_rng(draw(seeds)), draw(dtypes)
+    input = normal(rng, (draw(st.integers(1, 9)), groups * channels, *size), dtype)
+    if draw(st.booleans()):  # in another order in memory
+        input = np.asfortranarray(input)
+    weight = normal(rng, (groups * filters, channels, *kernel), dtype)
+    bias = normal(rng, groups * filters, dtype) if draw(st.booleans()) else None
+    params = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+    return (input, weight, bias), params
+
+
+def algorithms(arrays, params) -> list[Im2col | Winograd]:
+    input, weight, _ = arrays
+    shapes = input.shape, weight.shape, input.dtype
+    return [Im2col(*shapes, **params), *_winograd(*shapes, **params)]
+
+
+def _winograd(input_shape, weight_shape, dtype, stride, padding, dilation, groups):
+    if Winograd.applies(weight_shape, stride, padding, dilation, groups):
+        yield Winograd(input_shape, weight_shape, dtype, padding)
+
+
+def pair_of(algorithm) -> Pair:
+    def backward(grad_output, saved, needs, **_):
+        return algorithm.backward(grad_output, *saved, needs)
+
+    return Pair(lambda input, weight, bias, **_: (algorithm.forward(input, weight, bias), (input, weight)), backward)
+
+
+@drawn
+@given(st.data(), convolutions(), st.tuples(st.booleans(), st.booleans(), st.booleans()), seeds)
+def test_algorithms_agree_however_work_is_cut(data, case, needs, seed):
+    arrays, params = case
+    needs = (*needs[:2], needs[2] and arrays[2] is not None)
+    expected = run(Pair(neutral.conv2d_forward, neutral.conv2d_backward), arrays, needs, seed, **params)
+    before = {(file, name): getattr(file, name) for file, names in SIZES.items() for name in names}
+    try:
+        for file, names in SIZES.items():
+            for name, values in names.items():
+                setattr(file, name, data.draw(st.sampled_from(values), label=name))
+        for algorithm in algorithms(arrays, params):
+            loose = 3e-5 if isinstance(algorithm, Winograd) and arrays[0].dtype == np.float32 else None
+            tolerance = 1e-11 if arrays[0].dtype == np.float64 else loose
+            assert_same(run(pair_of(algorithm), arrays, needs, seed, **params), expected, tolerance)
+    finally:
+        for (file, name), value in before.items():
+            setattr(file, name, value)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    ("shape", "weight", "padding"),
+    [((2, 64, 30, 30), (32, 64, 3, 3), (1, 1)), ((2, 32, 27, 27), (48, 32, 5, 5), (2, 2)),
+     ((8, 96, 7, 7), (128, 96, 3, 3), (1, 1))],
+)  # fmt: skip
+def test_winograds_rounding(shape, weight, padding, dtype, rng):
+    """Relative to the largest value, and not much more than im2col's, where many channels are added up."""
+    params = {"stride": (1, 1), "padding": padding, "dilation": (1, 1), "groups": 1}
+    wide = normal(rng, shape), normal(rng, weight), None
+    exact = run(Pair(neutral.conv2d_forward, neutral.conv2d_backward), wide, **params)
+    arrays = tuple(x if x is None else x.astype(dtype) for x in wide)
+    found = run(pair_of(Winograd(shape, weight, np.dtype(dtype), padding)), arrays, **params)
+    for ours, true in zip(arrays_in(found.output, found.grads), arrays_in(exact.output, exact.grads), strict=True):
+        error = np.abs(ours - true).max() / np.abs(true).max()
+        assert error < (3e-5 if dtype == np.float32 else 1e-13)
+
+
+def test_the_transforms_are_exact_polynomial_products():
+    """One dimension: Aᵀ [(G w) ⊙ (Bᵀ x)] is the correlation, in rational numbers."""
+    for r, m in winograd.OUTPUTS.items():
+        g, a_t = winograd._kernel_transform(r), winograd._output_transform(m)
+        for i in range(r):
+            for j in range(winograd.TILE):
+                w, x = np.eye(r)[i], np.eye(winograd.TILE)[j]
+                y = a_t @ ((g @ w) * (winograd.B_T @ x))
+                np.testing.assert_allclose(y, np.correlate(x, w, "valid"), atol=1e-14)
+
+
+CASES = [  # by blocks, by shared blocks, by pieces of the weight; an algorithm each
+    ((6, 8, 20, 20), (16, 8, 3, 3), "winograd"), ((2, 40, 7, 7), (40, 40, 3, 3), "winograd"),
+    ((2, 130, 9, 9), (130, 130, 3, 3), "winograd"), ((3, 20, 23, 23), (24, 20, 5, 5), "winograd"),
+    ((6, 8, 20, 20), (16, 8, 3, 3), "im2col"), ((2, 300, 5, 5), (64, 300, 1, 1), "im2col"),
+    ((5, 3, 64, 64), (16, 3, 7, 7), "im2col"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("shape", "weight", "algorithm"), CASES)
+def test_threads_change_no_bit(shape, weight, algorithm, rng, monkeypatch):
+    x, w, b = (normal(rng, s, np.float32) for s in (shape, weight, weight[:1]))
+    results = []
+    for count in (1, 2, 4):
+        monkeypatch.setattr(threads, "_requested", count)
+        leaves = [Tensor(a, requires_grad=True) for a in (x, w, b)]
+        with minicnn.use_kernels("fast", convolution=algorithm):
+            y = conv2d(*leaves, padding=weight[2] // 2)
+            y.backward(np.random.default_rng(1).standard_normal(y.shape).astype(np.float32))
+        results.append([a.tobytes() for a in (y.data, *(t.grad for t in leaves))])
+    assert results[0] == results[1] == results[2]
+
+
+def test_inputs_are_left_as_they_are(rng):
+    for shape, weight, algorithm in CASES:
+        arrays = [normal(rng, s, np.float32) for s in (shape, weight, weight[:1])]
+        before = [a.copy() for a in arrays]
+        with minicnn.use_kernels("fast", convolution=algorithm):
+            output, saved = conv.conv2d_forward(*arrays, (1, 1), (1, 1), (1, 1), 1)
+            grad_output = normal(rng, output.shape, np.float32)
+            kept = grad_output.copy()
+            conv.conv2d_backward(grad_output, saved, (True, True, True), (1, 1), (1, 1), (1, 1), 1)
+        for a, b in zip((*arrays, grad_output), (*before, kept), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+# ---------------------------------------------------------------------------------------------------- the choice
+
+def chosen(input_shape, weight_shape, stride=1, padding=1, groups=1, dilation=1) -> str:
+    pairs = {"stride": stride, "padding": padding, "dilation": dilation}
+    return conv.plan(input_shape, weight_shape, np.float32, groups=groups, **{k: (v, v) for k, v in pairs.items()}).name
+
+
+def test_deep_layers_take_winograd_and_others_cannot():
+    assert chosen((4, 64, 112, 112), (128, 64, 3, 3)) == "winograd"
+    assert chosen((16, 64, 27, 27), (192, 64, 5, 5), padding=2) == "winograd"
+    assert chosen((4, 3, 224, 224), (64, 3, 3, 3)) == "im2col"  # too few channels
+    assert chosen((4, 64, 112, 112), (128, 64, 3, 3), stride=2) == "im2col"
+    assert chosen((4, 64, 112, 112), (128, 32, 3, 3), groups=2) == "im2col"
+    assert chosen((4, 64, 112, 112), (128, 64, 3, 3), dilation=2) == "im2col"
+    assert chosen((4, 64, 112, 112), (128, 64, 3, 3), padding=3) == "im2col"
+    assert chosen((0, 64, 112, 112), (128, 64, 3, 3)) == "im2col"
+
+
+def test_it_can_be_forced_and_the_force_ends():
+    shapes = (4, 64, 56, 56), (64, 64, 3, 3)
+    with minicnn.use_kernels("fast", convolution="im2col"):
+        assert chosen(*shapes) == "im2col"
+        with minicnn.use_kernels("fast", convolution="winograd"):
+            assert chosen((1, 1, 8, 8), (1, 1, 3, 3)) == "winograd"
+            assert chosen((1, 1, 8, 8), (1, 1, 3, 3), stride=2) == "im2col"  # where it does not apply
+        assert chosen(*shapes) == "im2col"
+        with minicnn.use_kernels("fast"):
+            assert chosen(*shapes) == "winograd"
+    assert chosen(*shapes) == "winograd"
+
+
+@pytest.mark.parametrize(("name", "convolution"), [("fast", "fft"), ("im2col", "winograd"), ("naive", "im2col")])
+def test_a_force_that_makes_no_sense(name, convolution):
+    with pytest.raises(ValueError, match=f"convolution is '{convolution}' for '{name}'"):
+        minicnn.use_kernels(name, convolution=convolution)
+    assert chosen((4, 64, 56, 56), (64, 64, 3, 3)) == "winograd"
+
+
+def test_the_plan_of_a_network():
+    found = plan(models.resnet18(), (8, 3, 224, 224))
+    assert len(found.rows) == 20
+    assert [row.algorithm for row in found.rows[:3]] == ["im2col", "winograd", "winograd"]
+    first, second = found.rows[:2]
+    assert (first.path, first.input, first.weight) == ("conv1", (8, 3, 224, 224), (64, 3, 7, 7))
+    assert first.estimates.keys() == {"im2col"} and second.estimates.keys() == {"im2col", "winograd"}
+    assert second.estimates["winograd"] < second.estimates["im2col"]
+    assert second.multiply_adds == 8 * 64 * 56 * 56 * 64 * 9
+    text = str(found)
+    assert "resnet18, input 8×3×224×224" in text and "layer1.0.conv1" in text and "winograd" in text
+    assert found._repr_html_().count("<tr>") == 22
+    assert found.to_dict()["rows"][0]["algorithm"] == "im2col"
+    with minicnn.use_kernels("fast", convolution="im2col"):
+        assert {row.algorithm for row in plan(models.resnet18(), (1, 3, 64, 64)).rows} == {"im2col"}
+
+
+def test_two_models_in_two_python_threads(rng):
+    """Each gives what it gives alone: scratch arrays are a thread's own."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    def train(seed: int) -> list[bytes]:
+        own = np.random.default_rng(seed)
+        layer = nn.Sequential(nn.Conv2d(8, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 8, 3, padding=1))
+        for p in layer.parameters():
+            p.data[...] = own.standard_normal(p.shape)
+        found = []
+        for _ in range(5):
+            x = Tensor(own.standard_normal((4, 8, 24, 24)).astype(np.float32))
+            with minicnn.use_kernels("fast", convolution="winograd" if seed % 2 else "im2col"):
+                layer.zero_grad()
+                loss = (layer(x) ** 2).mean()
+                loss.backward()
+            found += [loss.data.tobytes(), *(p.grad.tobytes() for p in layer.parameters())]
+        return found
+
+    alone = [train(seed) for seed in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(train, range(4))) == alone

@@ -1,0 +1,199 @@
+"""The fast kernels of everything but products, on arrays that they cut into pieces, against the neutral form."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minicnn import optim, threads
+from minicnn.engine import Parameter
+from minicnn.kernels import fast
+
+from .helpers import Pair, arrays_in, assert_same, drawn, dtypes, implementations, normal, pairs_of, run, seeds
+
+pytestmark = pytest.mark.host
+
+POOL = {"kernel_size": (3, 3), "stride": (2, 2), "padding": (1, 1), "ceil_mode": False}
+LRN = {"size": 5, "alpha": 0.1, "beta": 0.75, "k": 2.0}
+# Shapes and params that make several pieces each, and pieces of different sizes.
+LARGE = {
+    "batch_norm_train": (((5, 90, 60, 61), (90,), (90,)), {"eps": 1e-5}),
+    "batch_norm_eval": (((5, 90, 60, 61), (90,), (90,)), {"mean": np.full(90, 0.1), "var": np.ones(90), "eps": 1e-5}),
+    "local_response_norm": (((3, 48, 165, 167),), LRN),
+    "relu": (((7, 300, 601),), {}),
+    "leaky_relu": (((7, 300, 601),), {"negative_slope": 0.1}),
+    "sigmoid": (((7, 300, 601),), {}),
+    "tanh": (((7, 300, 601),), {}),
+    "add": (((7, 300, 601), (7, 300, 601)), {}),
+    "cat": (((7, 100, 601), (7, 200, 601)), {"dim": 1}),
+    "max_pool2d": (((4, 17, 151, 152),), POOL | {"dilation": (1, 1)}),
+    "avg_pool2d": (((4, 17, 151, 152),), POOL | {"count_include_pad": False, "divisor_override": None}),
+    "adaptive_avg_pool2d": (((4, 7, 51, 52),), {"output_size": (1, 1)}),
+}
+FAST = {name: pair for name, pair in pairs_of(fast).items() if name not in ("conv2d", "linear")}
+
+
+def test_every_operation_has_a_large_case():
+    assert set(LARGE) == set(FAST)
+
+
+def case(name: str, dtype=np.float32, seed: int = 3):
+    shapes, params = LARGE[name]
+    rng = np.random.default_rng(seed)
+    params = {k: v.astype(dtype) if isinstance(v, np.ndarray) else v for k, v in params.items()}
+    return [normal(rng, shape, dtype) for shape in shapes], params
+
+
+@pytest.mark.parametrize("name", LARGE)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_large_arrays(name, dtype):
+    arrays, params = case(name, dtype)
+    neutral, other = (run(implementations(name)[form], arrays, **params) for form in ("neutral", "fast"))
+    assert_same(other, neutral, 2e-5 if dtype == np.float32 else 1e-11)
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_the_number_of_threads_changes_no_bit(name, monkeypatch):
+    arrays, params = case(name)
+    results = []
+    for number in (1, 2, 4):
+        monkeypatch.setattr(threads, "_requested", number)
+        results.append(run(FAST[name], arrays, **params))
+    for other in results[1:]:
+        np.testing.assert_array_equal(other.output, results[0].output)
+        for a, b in zip(other.grads, results[0].grads, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_views_of_larger_arrays(name):
+    """As a gradient that `cat` has cut out: each image is contiguous, but not all of them."""
+    arrays, params = case(name)
+    plain = run(FAST[name], arrays, **params)
+
+    def cut_out(x):
+        if x.ndim == 1:
+            return x
+        larger = np.full((len(x), x.shape[1] + 2, *x.shape[2:]), np.nan, x.dtype)
+        larger[:, 1:-1] = x
+        return larger[:, 1:-1]
+
+    views = [cut_out(x) for x in arrays]
+    output, saved = FAST[name].forward(*views, **params)
+    np.testing.assert_array_equal(output, plain.output)
+    grads = FAST[name].backward(cut_out(plain.grad_output), saved, (True,) * len(views), **params)
+    for grad, expected in zip(grads, plain.grads, strict=True):
+        np.testing.assert_array_equal(grad, expected)
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_nothing_is_written_to_what_was_given(name):
+    arrays, params = case(name)
+    given = [(x, x.copy()) for x in arrays_in(arrays, params)]
+    output, saved = FAST[name].forward(*arrays, **params)
+    gradient = normal(np.random.default_rng(1), output.shape, output.dtype)
+    given += [(x, x.copy()) for x in arrays_in(output, saved, gradient)]
+    FAST[name].backward(gradient, saved, (True,) * len(arrays), **params)
+    for x, before in given:
+        np.testing.assert_array_equal(x, before)
+
+
+SPECIAL = np.array([0.0, -0.0, 1.0, -1.0, 1e-45, -1e-45, np.inf, -np.inf, np.nan, -np.nan], np.float32)
+
+
+@pytest.mark.parametrize("name", ["relu", "leaky_relu", "sigmoid", "tanh"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_zeros_infinities_and_nans(name, dtype):
+    """Every value meets every gradient: 0 times an infinite gradient is 0 where the gate is shut."""
+    x, gradient = (a.ravel().astype(dtype) for a in np.meshgrid(SPECIAL, SPECIAL))
+    params = {"negative_slope": 0.25} if name == "leaky_relu" else {}
+    results = []
+    with np.errstate(all="ignore"):
+        for form in ("neutral", "fast"):
+            pair: Pair = implementations(name)[form]
+            output, saved = pair.forward(x, **params)
+            results.append((output, pair.backward(gradient, saved, (True,), **params)[0]))
+    for expected, found in zip(*results, strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+@drawn
+@given(
+    st.tuples(st.integers(4, 9), st.integers(1, 9), st.integers(1, 40)), st.sampled_from([0.0, 3.0, 50.0]), dtypes,
+    st.booleans(), seeds,
+)  # fmt: skip
+def test_batch_norm_of_means_near_and_far(shape, mean, dtype, training, seed):
+    """A mean of many standard deviations takes another way than one of few."""
+    rng = np.random.default_rng(seed)
+    x = (normal(rng, shape) + mean * (np.arange(shape[1]) % 2)[:, None]).astype(dtype)
+    arrays = (x, normal(rng, shape[1], dtype), normal(rng, shape[1], dtype))
+    fixed = {"mean": x.mean((0, 2)), "var": x.var((0, 2)) + dtype(0.1)}
+    name, params = ("batch_norm_train", {}) if training else ("batch_norm_eval", fixed)
+    neutral, other = (run(implementations(name)[form], arrays, eps=1e-3, **params) for form in ("neutral", "fast"))
+    assert_same(other, neutral, 1e-10 if dtype == np.float64 else 2e-4)
+
+
+def test_a_mean_far_from_zero_costs_no_accuracy():
+    """x·γ/std − mean·γ/std would be the difference of two numbers of 3000, with errors of 1e-4 each."""
+    rng = np.random.default_rng(0)
+    x = (normal(rng, (8, 3, 50)) + 3000).astype(np.float32)
+    mean, var = np.full(3, 3000, np.float32), np.ones(3, np.float32)
+    arrays = (x, normal(rng, 3, np.float32), normal(rng, 3, np.float32))
+    params = {"mean": mean, "var": var, "eps": 0.0}
+    neutral, other = (run(implementations("batch_norm_eval")[form], arrays, **params) for form in ("neutral", "fast"))
+    assert_same(other, neutral, 2e-6)
+
+
+def test_batch_norm_in_evaluation_remembers_the_mean_of_its_forward_pass():
+    """A later step of training moves the running mean in place."""
+    rng = np.random.default_rng(0)
+    x, weight, mean = normal(rng, (4, 3, 5)), normal(rng, 3), np.zeros(3)
+    params = {"mean": mean, "var": np.ones(3), "eps": 0.0}
+    output, saved = fast.batch_norm_eval_forward(x, weight, None, **params)
+    gradient = normal(rng, output.shape)
+    expected = (gradient * x).sum((0, 2))
+    mean += 1.0
+    grads = fast.batch_norm_eval_backward(gradient, saved, (True, True, False), **params)
+    np.testing.assert_allclose(grads[1], expected)
+
+
+@pytest.mark.parametrize("size", [(2, 2), (16, 16), (17, 16)])
+def test_a_winner_takes_one_byte_where_it_can(size):
+    x = normal(np.random.default_rng(0), (1, 2, 40, 40))
+    params = {"kernel_size": size, "stride": (3, 3), "padding": (0, 0), "dilation": (1, 1), "ceil_mode": False}
+    neutral, other = (run(implementations("max_pool2d")[form], (x,), **params) for form in ("neutral", "fast"))
+    assert_same(other, neutral)
+    assert (other.saved[0].dtype == np.uint8) == (size[0] * size[1] <= 256)
+
+
+RULES = {
+    "sgd": lambda p: optim.SGD(p, 0.1, momentum=0.9, weight_decay=0.01),
+    "nesterov": lambda p: optim.SGD(p, 0.1, momentum=0.9, nesterov=True),
+    "adam": lambda p: optim.Adam(p, amsgrad=True),
+    "adamw": lambda p: optim.AdamW(p),
+    "rmsprop": lambda p: optim.RMSprop(p, momentum=0.5, centered=True),
+}
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_optimisers_give_the_same_bits_in_blocks_and_threads(rule, monkeypatch):
+    """Against small parameters, which are updated whole."""
+    rng = np.random.default_rng(0)
+    weights, gradients = normal(rng, (3, 250_001), np.float32), normal(rng, (3, 3, 250_001), np.float32)
+
+    def trained(parameters, gradients_of):
+        rule_ = RULES[rule](parameters)
+        for step in range(3):
+            for p, gradient in zip(parameters, gradients_of(step), strict=True):
+                p.grad = gradient.copy()
+            rule_.step()
+        return np.concatenate([p.data.ravel() for p in parameters])
+
+    cuts = range(20_000, weights.size, 20_000)
+    small = [Parameter(part) for part in np.split(weights.ravel(), cuts)]
+    expected = trained(small, lambda step: np.split(gradients[step].ravel(), cuts))
+    for number in (1, 2, 4):
+        monkeypatch.setattr(threads, "_requested", number)
+        np.testing.assert_array_equal(trained([Parameter(weights)], lambda step: [gradients[step]]), expected)
