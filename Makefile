@@ -1,19 +1,21 @@
 # make demo    train LeNet-5 on MNIST, from nothing, and test it
 # make test    the test suite, and most of it again on a strict double of CuPy; LONG=1 adds the long tests
 # make test-cupysim  the tests on CuPy itself, on an emulated device, where ../shared/cupysim is
+# make bench   measure against PyTorch and others, about 20 minutes; QUICK=1: a glance that is not kept, in 3
 # make lint    ruff, mypy, and what a GPU would refuse
 # make clean   remove the virtual environments and what the tools left behind
 #
-# demo and test make their own virtual environments under .venv/, once, with PYTHON (3.10 or newer).
+# demo, test and bench make their own virtual environments under .venv/, once, with PYTHON (3.10 or newer).
 
 PYTHON ?= python3
 JOBS ?= 2
 LONG ?=
+QUICK ?=
 
 # Named for the Python that made it, so that another PYTHON makes the environment anew.
 READY := ready-$(shell $(PYTHON) -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])' 2>/dev/null)
 
-.PHONY: demo test test-cupysim lint clean
+.PHONY: demo test test-cupysim bench lint clean
 
 demo: .venv/demo/$(READY)
 	@.venv/demo/bin/python -m minicnn demo
@@ -25,7 +27,9 @@ test: .venv/test/$(READY)
 # The same tests on CuPy itself, on a device that is emulated: it is no GPU. Where ../shared/cupysim is.
 CUPYSIM = ../shared/cupysim
 ON_CUPYSIM = tests/kernels tests/test_op_gradients.py tests/test_functional.py tests/test_engine.py tests/test_module.py \
-    tests/test_optim.py tests/test_clip.py tests/test_init.py tests/test_train.py::test_fit_steps_as_one_would_by_hand \
+    tests/test_optim.py tests/test_clip.py tests/test_init.py tests/device/test_emulated.py \
+    tests/lab/test_dead_units.py tests/lab/test_theory.py \
+    tests/test_train.py::test_fit_steps_as_one_would_by_hand \
     tests/device/test_memory.py \
     'tests/models/test_learning.py::test_learns_one_batch_by_heart[lenet5-modern]'
 test-cupysim:
@@ -33,6 +37,27 @@ test-cupysim:
 	@. .venv/cupysim/env.sh; MINICNN_REQUIRE_GPU=1 .venv/cupysim/venv/bin/python -m pytest -q -m gpu --at-least 2050 $(ON_CUPYSIM)
 	@. .venv/cupysim/env.sh; CUPYSIM_REVERSE=1 MINICNN_REQUIRE_GPU=1 \
 	    .venv/cupysim/venv/bin/python -m pytest -q -m gpu --at-least 1300 tests/kernels
+	@. .venv/cupysim/env.sh; PYTHONPATH=. .venv/cupysim/venv/bin/python -m minicnn selfcheck --device cuda
+	@. .venv/cupysim/env.sh; PYTHONPATH=. CUPYSIM_REVERSE=1 .venv/cupysim/venv/bin/python -m minicnn selfcheck --quick
+
+bench: .venv/bench/peers
+ifdef QUICK
+	@.venv/bench/bin/python benchmarks/run.py --quick
+	@.venv/bench/bin/python benchmarks/report.py --print .benchmarks
+else
+	@.venv/bench/bin/python benchmarks/import_time.py
+	@.venv/bench/bin/python benchmarks/run.py --out benchmarks/results
+	@.venv/bench/bin/python benchmarks/report.py
+endif
+
+# Whom minicnn is measured against; each where it can be installed. Chainer's installer wants the setuptools of its day.
+PIP = .venv/bench/bin/python -m pip install --quiet --disable-pip-version-check
+.venv/bench/peers: .venv/bench/$(READY)
+	@$(PIP) torch==2.13.0 || echo "make: going on without PyTorch"
+	@$(PIP) dezero==0.0.13 || echo "make: going on without DeZero"
+	@$(PIP) mygrad==2.5.0 || echo "make: going on without MyGrad"
+	@{ $(PIP) 'setuptools<81' wheel && $(PIP) --no-build-isolation chainer==7.8.1; } || echo "make: going on without Chainer"
+	@touch $@
 
 lint: .venv/test/$(READY)
 	@.venv/test/bin/python -m ruff check
@@ -40,10 +65,11 @@ lint: .venv/test/$(READY)
 	@.venv/test/bin/python -m tests.device.lint
 
 clean:
-	rm -rf .venv build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .benchmarks build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 .venv/demo/$(READY): EXTRAS = data,fast,viz
+.venv/bench/$(READY): EXTRAS = bench
 .venv/test/$(READY): EXTRAS = test
 
 .venv/%/$(READY): setup.cfg pyproject.toml

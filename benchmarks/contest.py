@@ -1,50 +1,150 @@
-"""What the benchmarks share: contenders that take turns, and a line about the machine."""
+"""What the benchmarks share: contenders that take turns, in processes of their own, and a line about the machine."""
 
 from __future__ import annotations
 
+import datetime
+import json
+import math
 import os
 import platform
 import statistics
-import time
-from collections.abc import Callable
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PEERS = {"PyTorch": "torch", "DeZero": "dezero", "MyGrad": "mygrad", "Chainer": "chainer"}  # by name, pip's name
+BUSY = 0.5  # from this load on (processes that want a processor), before anything begins, times are not to be kept
 
 
-def machine() -> str:
-    """Processor, cores, Python and the versions of what is installed."""
+def installed(package: str) -> str | None:
+    """The package's version; None where it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores, Python and the versions of what is installed, the date, and how busy it is."""
     try:
         with open("/proc/cpuinfo") as info:
             processor = next(line.split(":", 1)[1].strip() for line in info if line.startswith("model name"))
     except (OSError, StopIteration):
         processor = platform.processor() or platform.machine()
-    found = []
-    for package in ("numpy", "torch", "threadpoolctl"):
-        try:
-            found.append(f"{package} {version(package)}")
-        except PackageNotFoundError:
-            continue
-    return f"{processor}, {os.cpu_count()} processors, Python {platform.python_version()}, {', '.join(found)}"
+    packages = ("numpy", "threadpoolctl", *PEERS.values())
+    return {
+        "date": datetime.date.today().isoformat(),
+        "processor": processor,
+        "processors": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "versions": {package: found for package in packages if (found := installed(package))},
+        "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,  # of the last minute
+    }
 
 
-def contest(contenders: dict[str, Callable[[], object]], rounds: int, warm_up: int = 3) -> dict[str, list[float]]:
-    """Seconds of each run of each contender; they take turns, so that noise falls on all alike."""
+def describe(machine: dict[str, Any]) -> str:
+    versions = ", ".join(f"{package} {number}" for package, number in machine["versions"].items())
+    return (
+        f"{machine['processor']} ({machine['processors']} processors, {machine['system']}), "
+        f"Python {machine['python']}, {versions}"
+    )
+
+
+def take_turns(
+    contenders: dict[str, Callable[[], float]], rounds: int, patience: float = math.inf
+) -> dict[str, list[float]]:
+    """The seconds that each contender says its runs took; they take turns, so that noise falls on all alike.
+
+    The first round warms up and does not count. A contender whose runs have taken `patience` seconds rests from then
+    on; where even the first took as long, that one counts.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    for i in range(warm_up + rounds):
+    for _ in range(1 + rounds):
         for name, run in contenders.items():
-            start = time.perf_counter()
-            run()
-            if i >= warm_up:
-                seconds[name].append(time.perf_counter() - start)
-    return seconds
+            if sum(seconds[name]) < patience:
+                seconds[name].append(run())
+    return {name: runs[1:] or runs for name, runs in seconds.items()}
 
 
-def table(seconds: dict[str, list[float]], against: str, items: int | None = None) -> str:
+def table(seconds: dict[str, list[float]], against: str) -> str:
     """Medians, the spread of the middle half, and ratios to the contender `against`."""
     base = statistics.median(seconds[against])
-    lines = [f"{'':24}{'median':>10}{'quartiles':>20}{'ratio':>8}{'items/s':>12}"]
+    lines = [f"{'':24}{'median':>12}{'quartiles':>22}{'ratio':>8}"]
     for name, runs in seconds.items():
-        low, median, high = statistics.quantiles(runs, n=4) if len(runs) > 1 else runs * 3
-        rate = f"{items / median:,.3g}" if items else ""
+        low, median, high = statistics.quantiles(runs, n=4, method="inclusive") if len(runs) > 1 else runs * 3
         quartiles = f"{1e3 * low:.2f} to {1e3 * high:.2f}"
-        lines.append(f"{name:24}{1e3 * median:>7.2f} ms{quartiles:>20}{median / base:>8.2f}{rate:>12}")
+        lines.append(f"{name:24}{1e3 * median:>9.2f} ms{quartiles:>22}{median / base:>8.2f}")
     return "\n".join(lines)
+
+
+def geometric_mean(ratios: Iterable[float]) -> float:
+    return statistics.geometric_mean(ratios)
+
+
+class Refused(Exception):
+    """A contender did not do what it was asked to; the message says why."""
+
+
+class Worker:
+    """A contender in a process of its own, `worker.py`. Close it, or use it in a ``with``."""
+
+    def __init__(self, library: str, threads: int, timeout: float = math.inf):
+        self.library, self.timeout = library, timeout
+        # Without threadpoolctl, BLAS reads its number of threads here.
+        variables = {name: str(threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+        self.process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("worker.py")), library, str(threads)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+            env=os.environ | variables,
+        )  # fmt: skip
+
+    def ask(self, command: str, **arguments: Any) -> dict[str, Any]:
+        """The answer to a command.
+
+        Raises:
+            Refused: it says why it cannot, it ended, or it took too long.
+        """
+        assert self.process.stdin and self.process.stdout
+        late = threading.Event()
+        timer = threading.Timer(min(self.timeout, threading.TIMEOUT_MAX), lambda: (late.set(), self.process.kill()))
+        timer.daemon = True
+        timer.start()
+        try:
+            print(json.dumps([command, arguments]), file=self.process.stdin, flush=True)
+            line = self.process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        finally:
+            timer.cancel()
+        if late.is_set():
+            raise Refused(f"took more than {self.timeout:.0f} s")
+        if not line:
+            raise Refused(f"the process ended, with status {self.process.wait()}")
+        answer = json.loads(line)
+        if "error" in answer:
+            raise Refused(answer["error"])
+        return answer
+
+    def turn(self, task: str, least: float) -> Callable[[], float]:
+        """A contender for `take_turns`: `task` again and again for at least `least` seconds, the mean of the runs."""
+        return lambda: self.ask("turn", task=task, least=least)["seconds"]
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        for stream in (self.process.stdin, self.process.stdout):
+            with suppress(BrokenPipeError):  # a command that was never read
+                if stream:
+                    stream.close()
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

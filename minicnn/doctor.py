@@ -20,7 +20,7 @@ EXTRAS = {
     "notebook": ("jupyterlab", "nbclient", "ipykernel"),
     "cuda12": ("cupy-cuda12x",),
     "cuda13": ("cupy-cuda13x",),
-    "bench": ("pytest-benchmark", "threadpoolctl"),
+    "bench": ("threadpoolctl", "matplotlib"),
     "test": (
         "pytest", "pytest-xdist", "hypothesis", "pillow", "safetensors", "nbclient", "ipykernel", "selenium", "ruff",
         "mypy",

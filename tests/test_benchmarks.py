@@ -1,0 +1,293 @@
+"""The benchmarks: every program runs, peers compute what minicnn does, reports say what was measured."""
+
+import importlib
+import json
+import math
+import subprocess
+import sys
+import weakref
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import minicnn
+from minicnn import Tensor, models
+from minicnn import functional as F
+
+ROOT = Path(__file__).parents[1]
+BENCHMARKS = ROOT / "benchmarks"
+MODULES = ("contest", "own", "peers", "report", "worker", "run")
+
+
+@pytest.fixture
+def load(monkeypatch):
+    """Import a file of benchmarks/, as its programs import each other."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    yield importlib.import_module
+    for name in MODULES:
+        sys.modules.pop(name, None)
+
+
+def program(name: str, *arguments: str) -> str:
+    """What a program of benchmarks/ prints."""
+    ran = subprocess.run(
+        [sys.executable, str(BENCHMARKS / name), *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return ran.stdout
+
+
+def test_every_section_runs_without_a_peer_and_is_reported(tmp_path):
+    said = program("run.py", "--tiny", "--models", "lenet5", "--libraries", "--rounds", "1", "--out", str(tmp_path))
+    found = {path.stem: json.loads(path.read_text("utf-8")) for path in tmp_path.glob("*.json")}
+    assert set(found) >= {"networks", "layers", "scaling"} and f"written to {tmp_path}" in said
+    assert {row["task"] for row in found["networks"]["rows"]} == {"training", "inference"}
+    assert {row["pass"] for row in found["layers"]["rows"]} == {"forward", "input gradient", "weight gradient"}
+    assert {row["axis"] for row in found["scaling"]["rows"]} == {"batch", "depth", "side"}
+    assert not found["networks"]["about"]["complete"]
+    for row in found["networks"]["rows"]:
+        assert row["network"] == "lenet5" and all(0 < seconds < 60 for seconds in row["minicnn"])
+    for row in found["layers"]["rows"]:
+        assert all(rate > 0 for rates in row["gflops"].values() for rate in rates)
+    if sys.platform == "linux":
+        assert found["memory"]["rows"][0]["bytes"]["minicnn, tracemalloc"] > 0
+    tables = program("report.py", "--print", str(tmp_path))
+    assert "## Networks" in tables and "| lenet5 (2) |" in tables and "batch 1 (resnet18" in tables
+
+
+def test_import_time_runs():
+    assert "ms beyond NumPy's own import" in program("import_time.py", "--rounds", "1")
+
+
+def test_the_readme_shows_what_was_measured(load):
+    report = load("report")
+    readme = (ROOT / "README.md").read_text("utf-8")
+    results = report.load(report.RESULTS)
+    assert report.splice(readme, report.section(results)) == readme, "run: python benchmarks/report.py"
+    if results:
+        assert (report.RESULTS / "README.md").read_text("utf-8") == report.everything(results)
+        assert report.PICTURE.exists()
+        assert all(result["about"]["complete"] for result in results.values()), "a part of a run was kept"
+
+
+# ------------------------------------------------------------------------------------------------------ report
+
+
+def made_up_results(machine):
+    about = {"machine": machine, "minicnn": "0", "threads": 2, "rounds": 3, "complete": True}
+
+    def match(network, task, contender, own, other):
+        return {"network": network, "batch": 8, "task": task, "contender": contender, "seconds": other, "minicnn": own}
+
+    networks = [
+        match("a", "training", "PyTorch", [1.0, 3.0, 2.0], [4.0, 4.0, 9.0]),  # 2 / 4
+        match("a", "inference", "PyTorch", [0.1], [0.4]),
+        match("a", "training", "Chainer", [2.0], [7.0]),
+        match("a", "inference", "Chainer", [2.0], [4.0]),
+        match("b", "training", "PyTorch", [0.004], [0.002]),
+        match("b", "inference", "PyTorch", [1.0], [1.0]),
+        {"network": "b", "batch": 8, "contender": "Chainer", "reason": "it has no such thing"},
+        match("b, paper", "training", "PyTorch", [9.0], [1.0]),  # not in the means
+        match("b, paper", "inference", "PyTorch", [9.0], [1.0]),
+    ]
+    rates = {"minicnn": [100.0], "PyTorch": [50.0], "product": [300.0]}
+    layers = [{"network": "a", "layer": "1→2", "batch": 8, "pass": "forward", "gflops": rates}]
+    scaling = [
+        {"network": "a", "batch": n, "side": 8, "axis": axis, "x": n, "seconds": {"minicnn": [n], "PyTorch": [2 * n]}}
+        for axis in ("batch", "depth", "side")
+        for n in (1, 2)
+    ]
+    memory = [{"network": "a", "batch": 8, "bytes": {"minicnn": 3_000_000, "PyTorch": 4_000_000}}]
+    sections = {"networks": networks, "layers": layers, "scaling": scaling, "memory": memory}
+    return {name: {"about": about, "rows": rows} for name, rows in sections.items()}
+
+
+def test_a_report_has_ratios_means_and_reasons(load):
+    report, contest = load("report"), load("contest")
+    text = report.section(made_up_results(contest.machine()))
+    assert "| a (8) | 2.00 s | 4.00 s | **0.50** | 100 ms | 400 ms | **0.25** | **0.75** |" in text
+    assert "| b (8) | 4 ms | 2 ms | **2.00** | 1.00 s | 1.00 s | **1.00** | – |" in text
+    assert "| geometric mean |  |  | **1.00** |  |  | **0.50** | **0.75** |" in text
+    assert text.index("geometric mean") < text.index("b, paper")
+    assert "| a (8) | 3.5× / 2.0× |" in text and "| b (8) | – (1) |" in text
+    assert "(1) Chainer: it has no such thing" in text
+    everything = report.everything(made_up_results(contest.machine()))
+    assert "| a: 1→2 | 100 | 50 | – | – | – | – | 300 |" in everything and "| 1.00 s | 2.00 s | 0.50 |" in everything
+
+
+def test_a_report_says_where_sections_differ(load):
+    report, contest = load("report"), load("contest")
+    results = made_up_results(contest.machine())
+    assert report.about(results).startswith(contest.machine()["date"][:4])
+    results["memory"] = {**results["memory"], "about": {**results["memory"]["about"], "complete": False, "threads": 1}}
+    results["layers"]["about"]["machine"]["load"] = 3.5
+    assert "a load of 3.5" in report.about(results)
+    assert "memory: " in report.about(results) and "(a part, or a quick run)" in report.about(results)
+
+
+def test_a_picture_is_drawn(load, tmp_path):
+    report, contest = load("report"), load("contest")
+    for results in ({}, made_up_results(contest.machine())):
+        report.plot(results, tmp_path / "bench.svg")
+        first = (tmp_path / "bench.svg").read_bytes()
+        report.plot(results, tmp_path / "bench.svg")
+        assert first == (tmp_path / "bench.svg").read_bytes() and b"</svg>" in first
+
+
+def test_splice_wants_its_markers(load):
+    report = load("report")
+    assert report.splice("a <!-- bench -->old<!-- /bench --> b", "new") == "a <!-- bench -->\nnew\n<!-- /bench --> b"
+    with pytest.raises(ValueError, match="not once each"):
+        report.splice("a", "new")
+
+
+# ----------------------------------------------------------------------------------------------------- contest
+
+
+def test_contenders_take_turns_and_the_first_round_warms_up(load):
+    contest = load("contest")
+    order = []
+
+    def contender(name, seconds):
+        return lambda: order.append(name) or seconds
+
+    runs = contest.take_turns({"a": contender("a", 1.0), "b": contender("b", 2.0)}, rounds=3, patience=4.0)
+    assert order == ["a", "b", "a", "b", "a", "a"] and runs == {"a": [1.0] * 3, "b": [2.0]}
+    assert contest.take_turns({"a": contender("a", 5.0)}, rounds=3, patience=4.0) == {"a": [5.0]}
+
+
+def test_a_worker_that_refuses_or_takes_too_long(load):
+    contest = load("contest")
+    with contest.Worker("minicnn", threads=1, timeout=60) as worker:
+        assert worker.ask("hello")["version"] == minicnn.__version__
+        with pytest.raises(contest.Refused, match="unknown variant 'none'"):
+            worker.ask("network", name="lenet5", variant="none", batch=1)
+        assert worker.ask("network", name="lenet5", variant="modern", batch=1)["side"] == 28  # it goes on
+        worker.timeout = 0.2
+        with pytest.raises(contest.Refused, match="took more than 0 s"):
+            worker.ask("turn", task="training", least=30)
+    with contest.Worker("minicnn", threads=1, timeout=60) as worker:
+        worker.process.kill()
+        with pytest.raises(contest.Refused, match="the process ended"):
+            worker.ask("hello")
+
+
+# ------------------------------------------------------------------------------------------------------- peers
+
+
+def echo(peers):
+    """A peer whose library is minicnn's own functions: what the list of operations alone is tested with."""
+
+    class Echo(peers.Peer):
+        def parameter(self, x):
+            return Tensor(x, requires_grad=True)
+
+        array = staticmethod(Tensor)
+        conv2d = staticmethod(F.conv2d)
+        linear = staticmethod(F.linear)
+        relu = staticmethod(F.relu)
+        tanh = staticmethod(F.tanh)
+        max_pool2d = staticmethod(F.max_pool2d)
+        avg_pool2d = staticmethod(F.avg_pool2d)
+        adaptive_avg_pool2d = staticmethod(F.adaptive_avg_pool2d)
+        local_response_norm = staticmethod(F.local_response_norm)
+        add = staticmethod(lambda a, b: a + b)
+        cat = staticmethod(lambda *xs, dim: F.cat(xs, dim))
+        reshape = staticmethod(lambda x, *, shape: x.reshape(shape))
+
+        def dropout(self, x, *_, layer):
+            return x
+
+        def batch_norm(self, x, weight, bias, *, layer, eps, training=True):
+            mean, var = (s.data for s in self.statistics[id(layer)])
+            return F.batch_norm(x, mean, var, weight, bias, training, layer.momentum, eps)
+
+        def batch_norm_eval(self, *args, **params):
+            return self.batch_norm(*args, **params, training=False)
+
+    return Echo
+
+
+NETWORKS = {
+    "lenet5": (12, "modern"), "alexnet": (67, "paper"), "vgg11": (32, "paper"), "googlenet": (47, "paper"),
+    "resnet18": (33, "torchvision"), "resnet50": (33, "paper"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_recipe_does_what_the_network_does(load, name):
+    peers = load("peers")
+    side, variant = NETWORKS[name]
+    minicnn.manual_seed(3)
+    model = getattr(models, name)(variant=variant, width=0.125, input_size=side)
+    for layer in model.modules():
+        if isinstance(layer, minicnn.nn.Dropout):
+            layer.p = 1e-12  # it is listed, and drops nothing
+    images = np.random.default_rng(4).standard_normal((2, model.in_channels, side, side), dtype=np.float32)
+    peer = echo(peers)(model, images, np.array([0, 1]))
+    for recipe, mode in ((peer.training, model.train), (peer.evaluation, model.eval)):
+        outputs = recipe.run(peer.weights, Tensor(images))
+        expected = mode()(Tensor(images))
+        expected = expected if isinstance(expected, tuple) else (expected,)
+        assert len(outputs) == len(expected)
+        for ours, theirs in zip(expected, outputs, strict=True):
+            np.testing.assert_allclose(theirs.data, ours.data, rtol=1e-5, atol=1e-6)
+
+
+def test_a_recipe_lets_values_go_and_refuses_what_a_library_lacks(load):
+    peers = load("peers")
+    model, images, labels = models.lenet5(input_size=12), np.zeros((1, 1, 12, 12), np.float32), np.array([0])
+    peer = echo(peers)(model, images, labels)
+    let_go = [i for step in peer.training.instructions for i in step.finished]
+    made = len(peer.training.instructions)
+    assert len(let_go) == len(set(let_go)) == made - 1  # each once, and all but the scores
+
+    class Watching(echo(peers)):
+        def conv2d(self, *args, **params):
+            output = F.conv2d(*args, **params)
+            references.append(weakref.ref(output))
+            return output
+
+        def linear(self, *args):  # comes after the convolutions, whose outputs nobody needs by then
+            assert all(reference() is None for reference in references)
+            return F.linear(*args)
+
+    references = []
+    with minicnn.no_grad():
+        Watching(model, images, labels).training.run(peer.weights, Tensor(images))
+    assert len(references) == 2
+    lacking = type("Lacking", (echo(peers),), {"tanh": None})
+    with pytest.raises(peers.Unsupported, match="it has no tanh"):
+        lacking(model, images, labels)
+    other = type("Other", (echo(peers),), {"tanh": staticmethod(lambda x: x.reshape(-1))})
+    with pytest.raises(peers.Unsupported, match="has shape"):
+        other(model, images, labels).training.run(peer.weights, Tensor(images))
+
+
+@pytest.mark.parametrize(("length", "count"), [(14, 4), (3, 4), (7, 1), (6, 6), (13, 6)])
+def test_bins_average_as_adaptive_pooling_does(load, length, count):
+    x = np.random.default_rng(5).standard_normal((2, 3, length, length), dtype=np.float32)
+    matrix = load("peers").bins(length, count)
+    found = np.einsum("nchw,hi,wj->ncij", x, matrix, matrix)
+    np.testing.assert_allclose(found, F.adaptive_avg_pool2d(x, count).data, rtol=1e-5, atol=1e-6)
+
+
+LIBRARIES = {"PyTorch": "torch", "DeZero": "dezero", "MyGrad": "mygrad", "Chainer": "chainer"}
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_peer_has_minicnns_losses(load, library):
+    contest = load("contest")
+    if contest.installed(LIBRARIES[library]) is None:
+        pytest.skip(f"{library} is not installed")
+    for network in (
+        {"name": "lenet5", "variant": "modern", "batch": 3},
+        {"name": "resnet18", "variant": "torchvision", "batch": 4, "input_size": 64, "width": 0.25},
+    ):
+        losses = []
+        for contender in ("minicnn", library):
+            with contest.Worker(contender, threads=1) as worker:
+                worker.ask("network", **network)
+                losses.append([worker.ask("loss")["loss"] for _ in range(3)])
+        assert all(math.isclose(a, b, rel_tol=1e-3) for a, b in zip(*losses, strict=True)), losses
