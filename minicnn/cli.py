@@ -1,8 +1,8 @@
-"""The command line: ``minicnn demo``, ``train``, ``step``, ``classify``, ``summary``, ``memory``, and so on.
+"""The command line: ``minicnn demo``, ``train``, ``resume``, ``step``, ``classify``, ``summary``, and so on.
 
 Arguments come in and words go out here; the work is done elsewhere. Whatever goes wrong ends in one line on stderr.
 Exit status: 0 done, 1 failed (also: a gradient is wrong), 2 a command line that makes no sense (also: no device to
-check), 130 Ctrl-C.
+check), 130 Ctrl-C, 143 SIGTERM while training.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
@@ -91,12 +91,40 @@ def _one_of(kind: str, known: Iterable[str]) -> Callable[[str], str]:
 
 def _rate(text: str) -> float:
     try:
+        value = _number(text)
+    except ValueError:
+        value = 0.0
+    if value == 0:
+        raise ValueError(f"must be a number above 0, got {text!r}")
+    return value
+
+
+def _number(text: str) -> float:
+    try:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not 0 < value < math.inf:
-        raise ValueError(f"must be a number above 0, got {text!r}")
+    if not 0 <= value < math.inf:
+        raise ValueError(f"must be a number from 0 up, got {text!r}")
     return value
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(map(_number, text.split(",")))
+
+
+def _option(text: str) -> tuple[str, str | int | float | bool]:
+    """``"width=0.5"`` → ``("width", 0.5)``; what is neither a number, True nor False is a text."""
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise ValueError(f"must be NAME=VALUE, for instance variant=1998, got {text!r}")
+    if name == "variant":  # 1998 is the name of one
+        return name, value
+    try:
+        found = ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        found = value
+    return name, found if type(found) in (int, float, bool) else value
 
 
 def _device(text: str) -> str:
@@ -167,7 +195,8 @@ def _call(text: str) -> tuple[list[Any], dict[str, Any]]:
 NETWORKS = [name for name in models.__all__ if name.islower() and not name.endswith("_loss")]
 
 COMMANDS = (
-    "demo", "train", "step", "classify", "lab", "summary", "memory", "facts", "gradcheck", "doctor", "selfcheck",
+    "demo", "train", "resume", "step", "classify", "lab", "summary", "memory", "facts", "gradcheck", "doctor",
+    "selfcheck",
 )  # fmt: skip
 
 
@@ -185,8 +214,8 @@ def make_parser() -> argparse.ArgumentParser:
 
     def add_training_options(option: Callable[..., Any]) -> None:
         number = {"type": _whole(1), "metavar": "N"}
-        option("--epochs", **number, default=usual.epochs, help="passes over the training images (%(default)s)")
-        option("--seed", type=_whole(0), metavar="N", default=usual.seed, help="of all random numbers (%(default)s)")
+        option("--epochs", **number, help=f"passes over the training images ({usual.epochs})")
+        option("--seed", type=_whole(0), metavar="N", help=f"of all random numbers ({usual.seed})")
         option("--images", **number, help="train on the first N images only, for a quick look")
         option("--device", type=_checked(_device), default="cpu", help="cpu, cuda or cuda:N (%(default)s)")
         option("--threads", **number, help=f"how many to compute with ({threads.VARIABLE}, or one for each processor)")
@@ -202,26 +231,77 @@ def make_parser() -> argparse.ArgumentParser:
 
     option = command(
         "train", _train, "train a network with options of your own",
-        "Train a network on MNIST; without options, as minicnn demo does. The learning rate falls to 0 along a cosine. "
-        "Weights, history and a page of pictures go into a new folder.",
+        "Train a network; without options on MNIST, as minicnn demo does. Config, environment, log, checkpoints, "
+        "weights, history and a page of pictures go into a new folder. Ctrl-C saves, and minicnn resume goes on.",
     )  # fmt: skip
     optimizers = {name: f"{rate:g}" for name, (_, rate, _) in train.OPTIMIZERS.items()}
-    option("model", type=_one_of("model", train.MODELS), metavar="MODEL", help=", ".join(train.MODELS))
+    option("model", nargs="?", type=_one_of("model", train.MODELS), metavar="MODEL", help=", ".join(train.MODELS))
     add_training_options(option)
-    option("--batch-size", type=_whole(1), metavar="N", default=usual.batch_size, help="images in a step (%(default)s)")
+    number, rate = {"type": _whole(1), "metavar": "N"}, {"type": _checked(_rate), "metavar": "X"}
     option(
-        "--optimizer", type=_one_of("optimizer", optimizers), metavar="NAME", default=usual.optimizer,
-        help=f"{', '.join(optimizers)} (%(default)s)",
+        "--preset", type=_one_of("preset", train.PRESETS), metavar="NAME",
+        help=f"begin with the recipe of a paper: {', '.join(train.PRESETS)}; other options change it",
     )  # fmt: skip
+    option("--list-presets", action="store_true", help="say what the presets are, and where from")
+    option("--config", metavar="FILE", help="begin with the recipe in a file: the config.json of another run")
     option(
-        "--lr", type=_checked(_rate), metavar="X",
-        help=f"learning rate at the start ({', '.join(map(' '.join, optimizers.items()))})",
+        "--data", metavar="NAME",
+        help=f"{', '.join(train.SETS)}, or a folder of pictures, a folder a class ({usual.data}); for a folder "
+        + " and ".join(f"--{name.replace('_', '-')} is {value}" for name, value in train.FOR_PICTURES.items())
+        + " unless given",
     )  # fmt: skip
+    option("--root", metavar="FOLDER", help="where the data set is (minicnn's in the cache folder, or MINICNN_HOME)")
+    option("--download", action="store_true", help="get the data set where it is missing")
+    option("--broken", choices=("skip", "refuse"), help=f"what to do with broken pictures ({usual.broken})")
+    option("--input-size", **number, help="side of the images in pixels (the data's, or the network's)")
+    option("--augment", choices=train.AUGMENTATIONS, help="random changes to the images (what is usual for the data)")
     option(
-        "--hold-back", type=_whole(1), metavar="N", default=usual.hold_back,
-        help="do not train on the last N training images but judge by them, not by the test images: to choose options",
+        "--option", type=_checked(_option), metavar="NAME=VALUE", action="append",
+        help="of the network: variant=1998, width=0.5, shortcut=False; may be given again",
+    )  # fmt: skip
+    option("--batch-size", **number, help=f"images in a step ({usual.batch_size})")
+    option("--accumulate", **number, help="batches whose gradients make one step (1)")
+    option(
+        "--optimizer", type=_one_of("optimizer", optimizers), metavar="NAME",
+        help=f"{', '.join(optimizers)} ({usual.optimizer})",
+    )  # fmt: skip
+    option("--lr", **rate, help=f"learning rate at the start ({', '.join(map(' '.join, optimizers.items()))})")
+    option("--momentum", type=_checked(_number), metavar="X", help="of sgd and rmsprop (0.9, 0)")
+    option("--weight-decay", type=_checked(_number), metavar="X", help="not on biases and norms (the optimiser's own)")
+    option("--decay-all", action="store_true", default=None, help="weight decay on biases and norms too")
+    option("--schedule", choices=train.SCHEDULES, help=f"of the learning rate ({usual.schedule})")
+    option("--warmup", type=_whole(0), metavar="N", help="steps over which it rises along a line first (0)")
+    option("--milestones", type=_checked(_numbers), metavar="X,X", help="of step, as shares of the training (0.5,0.75)")
+    option("--factors", type=_checked(_numbers), metavar="X,X", help="of the rate behind each milestone (0.1,0.01)")
+    option("--label-smoothing", type=_checked(_number), metavar="X", help="from 0 to 1 (0)")
+    option("--clip-norm", **rate, help="scale the gradients down to this norm together")
+    option("--clip-value", **rate, help="bound each entry of the gradients")
+    option("--non-finite", choices=("stop", "skip"), help=f"losses or gradients that are infinite ({usual.non_finite})")
+    option("--steps", **number, help="stop after N steps")
+    option("--patience", **number, help="stop when N evaluations in a row were no better")
+    option("--evaluate-every", **number, help="evaluate every N steps too, not only after each epoch")
+    option(
+        "--hold-back", **number,
+        help="do not train on N of the training images but judge by them, not by the test images: to choose options",
     )  # fmt: skip
     option("--output", type=_checked(_new_folder), metavar="FOLDER", help="for the results (runs/MODEL-1, -2, ...)")
+
+    def add_folder_options(option: Callable[..., Any]) -> None:
+        option("--workers", type=_whole(0), metavar="N", help="threads that prepare images (2 for pictures, else 0)")
+        option("--checkpoint-every", **number, help="steps (the end of each epoch, and 5 minutes)")
+        option("--keep", **number, default=3, help="checkpoints (%(default)s)")
+
+    add_folder_options(option)
+
+    option = command(
+        "resume", _resume, "go on with a training that was interrupted",
+        "Go on where the newest whole checkpoint is, bit for bit as if the run had not been interrupted.",
+    )  # fmt: skip
+    option("folder", metavar="RUN", help="the folder of minicnn train")
+    option("--device", type=_checked(_device), help="cpu, cuda or cuda:N (where the run began)")
+    option("--threads", **number, help=f"how many to compute with ({threads.VARIABLE}, or one for each processor)")
+    option("--root", metavar="FOLDER", help="where the data set is (where it was)")
+    add_folder_options(option)
 
     option = command(
         "step", _step, "step through a network's forward and backward pass in a web page",
@@ -381,6 +461,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except CommandLineError as error:
         _say(str(error))
         return 2
+    except train.Interrupted as interruption:
+        _say(f"minicnn: {interruption}")
+        return 128 + interruption.signal
     except KeyboardInterrupt:
         _say("minicnn: interrupted")
         return 130
@@ -468,26 +551,30 @@ def _facts(loss: float, accuracy: float, top5_error: float | None = None) -> str
     return f"loss {loss:.4f}  accuracy {100 * accuracy:5.2f} %{top5}"
 
 
-def _training(recipe: train.Recipe, device: str) -> train.Run:
-    """Train, with words on stdout."""
+def _training(recipe: train.Recipe, device: str | None, run: Callable[..., train.Run], verb: str = "training") -> Any:
+    """Train by ``run(device, on_step, on_epoch)``, with words on stdout."""
     print(
-        f"training {recipe.model} on MNIST with {recipe.optimizer}: epochs {recipe.epochs}, images a step "
-        f"{recipe.batch_size}, seed {recipe.seed}, device {device}, threads {threads.get_num_threads()}",
+        f"{verb} {recipe.model} on {train.title(recipe)} with {recipe.optimizer}: epochs {recipe.epochs}, images a "
+        f"step {recipe.batch_size * recipe.accumulate}, seed {recipe.seed}, device {device or 'as before'}, threads "
+        f"{threads.get_num_threads()}",
         flush=True,
     )
     display, began = Display(recipe), time.perf_counter()
     try:
-        run = train.run(recipe, device, display.step, display.epoch)
+        done = run(device, display.step, display.epoch)
     finally:
         display.clear()
     print(f"trained and tested in {time.perf_counter() - began:.1f} s")
-    if run.result.top5_error is not None:
-        print(f"{train.judges(recipe)} top-5 error {100 * run.result.top5_error:.2f} %")
-    confusions = train.top_confusions(train.confusion_matrix(run.result.labels, run.result.predictions, 10))
+    if done.stopped:
+        print(f"stopped early: {done.stopped}")
+    if done.result.top5_error is not None:
+        print(f"{train.judges(recipe)} top-5 error {100 * done.result.top5_error:.2f} %")
+    names = done.data.classes
+    matrix = train.confusion_matrix(done.result.labels, done.result.predictions, len(names))
     print("most frequent mistakes (true → predicted: how often)")
-    for true, predicted, count in confusions:
-        print(f"    {true} → {predicted}: {count}")
-    return run
+    for true, predicted, count in train.top_confusions(matrix):
+        print(f"    {names[true]} → {names[predicted]}: {count}")
+    return done
 
 
 def _page(run: train.Run, path: Path | str) -> int:
@@ -508,21 +595,63 @@ def _last_line(run: train.Run) -> None:
     print(f"{train.judges(run.recipe)} accuracy {100 * run.result.accuracy:.2f} %")
 
 
+def _given(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The entries of a recipe that the command line names."""
+    given = vars(arguments)
+    return {f.name: value for f in fields(train.Recipe) if (value := given.get(f.name)) is not None}
+
+
 def _demo(arguments: argparse.Namespace) -> int:
-    recipe = train.Recipe(epochs=arguments.epochs, seed=arguments.seed, images=arguments.images)
-    run = _training(recipe, arguments.device)
+    recipe = train.Recipe(**_given(arguments))
+    run = _training(recipe, arguments.device, lambda *how: train.run(recipe, *how))
     status = _page(run, arguments.output)
     _last_line(run)
     return status
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    given = vars(arguments)
-    recipe = train.Recipe(**{field.name: given[field.name] for field in fields(train.Recipe) if field.name in given})
+    if arguments.list_presets:
+        for name, preset in train.PRESETS.items():
+            print(f"{name}: {preset.recipe.model} on {preset.recipe.data}. {preset.source}. Here: {preset.departures}")
+        return 0
+    if arguments.preset and arguments.config:
+        arguments.parser.error("--preset and --config are two recipes to begin with: give one of them")
+    if not (arguments.model or arguments.preset or arguments.config):
+        arguments.parser.error("the following arguments are required: MODEL (or --preset, or --config)")
+    recipe = train.read_config(arguments.config, partial=True) if arguments.config else train.Recipe()
+    if arguments.preset:
+        recipe = train.PRESETS[arguments.preset].recipe
+    elif not arguments.config and arguments.data and arguments.data not in train.SETS:
+        recipe = replace(recipe, **train.FOR_PICTURES)
+    given = _given(arguments)
+    if arguments.option or given.get("model", recipe.model) != recipe.model:  # options are for one network
+        kept = recipe.options if given.get("model", recipe.model) == recipe.model or arguments.preset else {}
+        given["options"] = {**kept, **dict(arguments.option or [])}
+    recipe = replace(recipe, **given)
+    recipe.check()
     numbered = (Path("runs", f"{recipe.model}-{i}") for i in itertools.count(1))
-    folder = arguments.output or next(filter(_is_free, numbered))
-    folder.mkdir(parents=True, exist_ok=True)  # before the work, so that a folder that cannot be made shows at once
-    run = _training(recipe, arguments.device)
+    path = arguments.output or next(filter(_is_free, numbered))
+    path.mkdir(parents=True, exist_ok=True)  # before the work, so that a folder that cannot be made shows at once
+    folder = train.RunFolder(path, arguments.checkpoint_every, arguments.keep)
+
+    def run(*how: Any) -> train.Run:
+        return train.run(
+            recipe, *how, folder=folder, root=arguments.root, download=arguments.download, workers=arguments.workers
+        )
+
+    return _results(_training(recipe, arguments.device, run), path)
+
+
+def _resume(arguments: argparse.Namespace) -> int:
+    folder = train.RunFolder(arguments.folder, arguments.checkpoint_every, arguments.keep)
+
+    def run(*how: Any) -> train.Run:
+        return train.resume(folder, *how, root=arguments.root, workers=arguments.workers)
+
+    return _results(_training(folder.recipe(), arguments.device, run, "going on with"), folder.path)
+
+
+def _results(run: train.Run, folder: Path) -> int:
     for path in train.save(run, folder):
         print(f"written: {path}")
     status = _page(run, folder / "page.png")

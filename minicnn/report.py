@@ -11,6 +11,7 @@ import numpy as np
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#8C8C8C"
 
 WRONG_ANSWERS = 18  # so many fit on the page
+LONGEST_NAME = 12  # of a class, in letters
 
 
 def missing() -> str | None:
@@ -31,8 +32,9 @@ def training_page(
     history: Mapping[str, Any],
     confusion: np.ndarray,
     filters: np.ndarray,
-    wrong: Sequence[tuple[np.ndarray, int, int]],
+    wrong: Sequence[tuple[np.ndarray, Any, Any]],
     gradients: Mapping[str, Mapping[str, float]],
+    classes: Sequence[str] | None = None,
 ) -> None:
     """Draw a run on one page, a PNG image written to `file`.
 
@@ -41,8 +43,9 @@ def training_page(
         history: what `minicnn.train.fit` returns.
         confusion: (C, C) counts, a row for each true class, a column for each predicted one.
         filters: (O, C, kh, kw), the weight of the first convolution.
-        wrong: (image (H, W), true, predicted) of wrong answers.
+        wrong: (image (H, W), or in colours (H, W, 3), true, predicted) of wrong answers.
         gradients: for each moment ("at the start") the size of the gradient at each layer, first layer first.
+        classes: their names; left out, they are called by their numbers.
 
     Raises:
         ImportError: matplotlib is missing; the message names the extra.
@@ -64,7 +67,7 @@ def training_page(
         upper = figure.add_gridspec(1, 2, top=0.87, bottom=0.5, wspace=0.16, width_ratios=(1.35, 1), **edges)
         lower = figure.add_gridspec(1, 3, top=0.4, bottom=0.115, wspace=0.28, width_ratios=(0.8, 1.15, 1.3), **edges)
         _loss_curve(figure.add_subplot(upper[0]), history, judge)
-        _confusion(figure.add_subplot(upper[1]), confusion)
+        _confusion(figure.add_subplot(upper[1]), confusion, classes)
         _filters(figure, lower[0], filters)
         _gradients(figure.add_subplot(lower[1]), gradients)
         _wrong_answers(figure, lower[2], wrong)
@@ -85,7 +88,7 @@ def _loss_curve(axes, history, judge) -> None:
         axes.plot(*zip(*tested, strict=True), "o", color=ORANGE, markersize=7, label=label)
     axes.set(title="Loss (cross-entropy)", xlabel="epoch", yscale="log", xlim=(0, len(epochs) * 1.01))
     floor = min([smooth.min(), *(loss for _, loss in tested)])
-    axes.set_ylim(floor / 3, losses.max() * 1.3)
+    axes.set_ylim(floor / 3, max([losses.max(), *(loss for _, loss in tested)]) * 1.3)
     axes.set_xticks(range(0, len(epochs) + 1, max(1, len(epochs) // 12)))
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter("")
@@ -93,7 +96,7 @@ def _loss_curve(axes, history, judge) -> None:
     axes.legend(frameon=False, loc="upper right")
 
 
-def _confusion(axes, confusion) -> None:
+def _confusion(axes, confusion, names) -> None:
     classes = len(confusion)
     errors = confusion - np.diag(np.diag(confusion))
     axes.imshow(np.where(np.eye(classes), np.nan, errors), cmap="Blues", vmin=0, vmax=max(1, errors.max()) * 1.25)
@@ -108,6 +111,10 @@ def _confusion(axes, confusion) -> None:
     axes.set(xlabel="predicted", ylabel="true")
     axes.set_xticks(range(classes))
     axes.set_yticks(range(classes))
+    if names is not None:
+        short = [name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…" for name in names]
+        axes.set_xticks(range(classes), short, rotation=40, ha="right", rotation_mode="anchor", fontsize=7.5)
+        axes.set_yticks(range(classes), short, fontsize=7.5)
     axes.tick_params(length=0)
     axes.set_xticks(np.arange(0.5, classes - 1), minor=True)
     axes.set_yticks(np.arange(0.5, classes - 1), minor=True)

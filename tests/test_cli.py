@@ -1,6 +1,7 @@
 """The command line: what it prints, its exit status, and that whatever goes wrong is one line on stderr."""
 
 import configparser
+import dataclasses
 import io
 import json
 import os
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 
 import minicnn
-from minicnn import cli, doctor, threads, train, weights
+from minicnn import cli, cuda, doctor, threads, train, weights
 from minicnn.data import MNIST
 
 ROOT = Path(__file__).parents[1]
@@ -33,7 +34,7 @@ def here(tmp_path, monkeypatch):
             super().__init__(train)
             self.images, self.labels = self.images[:300], self.labels[:300]
 
-    monkeypatch.setattr(train, "MNIST", Small)
+    monkeypatch.setitem(train.SETS, "mnist", Small)
     return tmp_path
 
 
@@ -178,10 +179,10 @@ def test_train(here, capsys, monkeypatch):
     out = capsys.readouterr().out.splitlines()
     assert [str(Path("results", name)) in "".join(out) for name in ("weights.npz", "history.json")] == [True, True]
     kept = json.loads((here / "results" / "history.json").read_text())
-    assert kept["recipe"] == {
-        "model": "lenet5", "epochs": 2, "batch_size": 32, "optimizer": "sgd", "lr": 0.02, "shift": 1, "seed": 7,
-        "images": 128, "hold_back": 100,
-    }  # fmt: skip
+    assert train.Recipe(**kept["recipe"]) == train.Recipe(
+        model="lenet5", epochs=2, batch_size=32, optimizer="sgd", lr=0.02, seed=7, images=128, hold_back=100
+    )
+    assert train.read_config(here / "results" / "config.json") == train.Recipe(**kept["recipe"])
     assert out[-1] == f"held-back accuracy {100 * kept['accuracy']:.2f} %"
     arrays, facts = weights.read(here / "results" / "weights.npz")
     assert set(arrays) == set(minicnn.models.lenet5().state_dict()) and facts["architecture"] == "lenet5"
@@ -189,7 +190,10 @@ def test_train(here, capsys, monkeypatch):
 
 def test_train_takes_a_new_folder_each_time(here, capsys, monkeypatch):
     pytest.importorskip("matplotlib")
-    files = {"weights.npz", "history.json", "page.png"}
+    files = {
+        ".lock", "config.json", "environment.json", "log.jsonl", "log.csv", "checkpoints", "best.npz", "weights.npz",
+        "history.json", "page.png",
+    }  # fmt: skip
     for n, expected in ((1, files), (2, files - {"page.png"})):
         assert cli.main(["train", "lenet5", "--images", "64", "--epochs", "1"]) == 0
         assert {path.name for path in (here / "runs" / f"lenet5-{n}").iterdir()} == expected
@@ -198,10 +202,44 @@ def test_train_takes_a_new_folder_each_time(here, capsys, monkeypatch):
     assert "not written over" in capsys.readouterr().err
 
 
-def test_defaults_are_those_of_the_recipe():
-    given = vars(cli.parse(["train", "lenet5"]))
-    recipe = vars(train.Recipe())
-    assert {name: given[name] for name in recipe if name in given} == {n: v for n, v in recipe.items() if n != "shift"}
+def test_what_is_left_out_is_as_in_the_recipe():
+    assert cli._given(cli.parse(["train", "lenet5"])) == {"model": "lenet5"}
+    assert cli._given(cli.parse(["demo", "--seed", "0"])) == {"seed": 0}
+
+
+def test_every_entry_of_a_recipe_can_be_given():
+    known = set(vars(cli.parse(["train", "lenet5"]))) | {"options", "shift", "pixels", "pad"}  # these by presets
+    assert {field.name for field in dataclasses.fields(train.Recipe)} <= known
+
+
+def test_options_change_a_preset_or_a_config(here, capsys):
+    assert cli.main(["train", "--list-presets"]) == 0
+    out = capsys.readouterr().out
+    assert all(f"{name}: {preset.recipe.model} on " in out for name, preset in train.PRESETS.items())
+    argv = ["train", "resnet32", "--preset", "plain-cifar-2015", "--data", "mnist", *QUICK, "--batch-size", "64"]
+    argv += ["--option", "width=0.1", "--steps", "2", "--input-size", "8"]
+    assert cli.main([*argv, "--output", "first"]) == 0
+    recipe = train.read_config(here / "first" / "config.json")
+    paper = train.PRESETS["plain-cifar-2015"].recipe
+    assert recipe == dataclasses.replace(
+        paper, model="resnet32", data="mnist", images=128, epochs=2, batch_size=64, steps=2, input_size=8,
+        options={"shortcut": False, "width": 0.1},
+    )  # fmt: skip
+    assert cli.main(["train", "--config", "first/config.json", "--lr", "0.5", "--output", "second"]) == 0
+    assert train.read_config(here / "second" / "config.json") == dataclasses.replace(recipe, lr=0.5)
+    assert "stopped early: 2 steps are done" in capsys.readouterr().out
+
+
+def test_resume_from_the_command_line(here, capsys):
+    assert cli.main(["train", "lenet5", "--images", "64", "--epochs", "1", "--output", "run"]) == 0
+    before = (here / "run" / "weights.npz").read_bytes()
+    (here / "run" / "weights.npz").unlink()
+    assert cli.main(["resume", "run"]) == 0
+    assert (here / "run" / "weights.npz").read_bytes() == before
+    capsys.readouterr()
+    assert cli.main(["resume", "nowhere"]) == 1
+    assert capsys.readouterr().err.startswith("minicnn: error: nowhere: no run that can go on: there is no config.json")
+    assert not (here / "nowhere").exists()
 
 
 # ------------------------------------------------------------------------------------------------------- what is wrong
@@ -225,17 +263,26 @@ def test_defaults_are_those_of_the_recipe():
         ("demo --output page.jpg", "must be the name of a file that ends in .png, got 'page.jpg'"),
         ("demo --output no/such/page.png", "'no/such/page.png' cannot be written: no/such must be a folder"),
         ("train", "the following arguments are required: MODEL"),
-        ("train lenet", "unknown model 'lenet'. Did you mean 'lenet5'? There are lenet5"),
+        ("train lenet", "unknown model 'lenet'. Did you mean 'lenet5'? There are alexnet, "),
         ("train lenet5 --optimizer adm", "unknown optimizer 'adm'. Did you mean 'adam'? There are adam, "),
         ("train lenet5 --lr 0", "argument --lr: must be a number above 0, got '0'"),
         ("train lenet5 --lr nan", "must be a number above 0, got 'nan'"),
         ("train lenet5 --lr fast", "must be a number above 0, got 'fast'"),
+        ("train lenet5 --data mnits --preset x", "unknown preset 'x'. There are alexnet-2012, "),
+        ("train --preset lenet5-1998 --config c.json", "--preset and --config are two recipes to begin with"),
+        ("train lenet5 --option width", "argument --option: must be NAME=VALUE, for instance variant=1998, got"),
+        ("train lenet5 --schedule linear", "argument --schedule: invalid choice: 'linear'"),
+        ("train lenet5 --factors 1,x", "argument --factors: must be a number from 0 up, got 'x'"),
+        ("resume", "the following arguments are required: RUN"),
         ("gradcheck", "the following arguments are required: FILE.py:NAME, --input"),
         ("gradcheck layers.py --input 2", "must be FILE.py:NAME, for instance mylayers.py:MyLayer, got 'layers.py'"),
         ("gradcheck layers.py:Layer --input 2", "there is no file layers.py"),
         ("gradcheck a.py:b --seed -1", "argument FILE.py:NAME: there is no file a.py"),
         (f"gradcheck {__file__}:b --input 2x3", "argument --input: must be whole numbers with commas"),
         ("doctor now", "what is 'now' for"),
+        ("selfcheck --device gpu", "unknown device 'gpu': use 'cpu', 'cuda' or 'cuda:N'"),
+        ("selfcheck --device cpu", "argument --device: must be cuda or cuda:N, got 'cpu': NumPy on the CPU is what a"),
+        ("selfcheck --quik", "minicnn selfcheck: unknown option '--quik'. Did you mean '--quick'?"),
     ],
 )  # fmt: skip
 def test_command_lines_that_make_no_sense(here, capsys, argv, message):
@@ -258,6 +305,12 @@ def test_a_device_that_does_not_work_here(here, capsys, monkeypatch):
         ("train lenet5 --hold-back 300", "hold_back is 300: some of 300 images must be left to train on"),
         ("train lenet5 --optimizer sgd --lr 1e38 --images 256", "fit: the loss is inf at step 2 of epoch 1"),
         ("train lenet5 --output file/results", "Not a directory"),
+        ("train lenet5 --data mnits", "unknown data set (and there is no such folder) 'mnits'. Did you mean 'mnist'?"),
+        ("train lenet5 --option width=-1", "lenet5: width is -1, and must be a number above 0"),
+        ("train lenet5 --option shortcut=A", "unknown option of lenet5 'shortcut'. There are variant, width"),
+        ("train lenet5 --momentum 0.5", "momentum is 0.5, and adam has none: leave it out"),
+        ("train lenet5 --milestones 0.5", "there must be one factor for each milestone"),
+        ("train --config file", "file: no config, or damaged: "),
     ],
 )  # fmt: skip
 def test_what_goes_wrong_later_is_one_line_too(here, capsys, argv, message):
@@ -321,6 +374,37 @@ def test_version_and_help(capsys):
             cli.main([*argv, "--help"])
         assert exit.value.code == 0
         assert capsys.readouterr().out.startswith(" ".join(["usage: minicnn", *argv]))
+
+
+# -------------------------------------------------------------------------------------------------------- selfcheck
+
+@pytest.mark.parametrize("more", [[], ["--json"], ["--device", "cuda:1", "--quick"]])
+def test_selfcheck_without_a_device(monkeypatch, capsys, more):
+    monkeypatch.setattr(cli.backend, "cuda_problem", lambda: "no driver")
+    monkeypatch.setattr(doctor, "_driver", lambda: None)
+    assert cli.main(["selfcheck", *more]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1
+    device = "cuda:1" if "cuda:1" in more else "cuda:0"
+    assert err.startswith(f"minicnn selfcheck: {device} does not work here: no driver. GPU: ")
+
+
+def test_selfcheck_says_on_a_terminal_what_it_is_at(monkeypatch, capsys):
+    check = cli.selfcheck.Check("files", False, "other bits", 0.1, {})
+    properties = cuda.Properties("some device", False, 1, "1", "2", "3")
+    report = cli.selfcheck.Report("cuda:0", properties, False, "today", (check,))
+
+    def run(device, quick, begin, done):
+        begin("files")
+        done(check)
+        return report
+
+    monkeypatch.setattr(cli.selfcheck, "run", run)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert cli.main(["selfcheck"]) == 1
+    out, err = capsys.readouterr()
+    assert out == "FAILED  files          other bits\nFAILED: files\n"
+    assert "checking: files" in err and err.endswith("\r")
 
 
 # ----------------------------------------------------------------------------------------------------------- doctor

@@ -21,11 +21,11 @@ def small(monkeypatch):
 
     class Small(MNIST):
         def __init__(self, train=True):
-            super().__init__(train)
+            super().__init__(train=train)
             count = 500 if train else 300
             self.images, self.labels = self.images[:count], self.labels[:count]
 
-    monkeypatch.setattr(train, "MNIST", Small)
+    monkeypatch.setitem(train.SETS, "mnist", Small)
 
 
 @pytest.fixture
@@ -332,7 +332,7 @@ def test_hold_back_never_opens_the_test_images(monkeypatch):
         return data
 
     only_training_images.MEAN, only_training_images.STD = MNIST.MEAN, MNIST.STD
-    monkeypatch.setattr(train, "MNIST", only_training_images)
+    monkeypatch.setitem(train.SETS, "mnist", only_training_images)
     run = train.run(train.Recipe(epochs=1, hold_back=120))
     assert run.train_images == 380
     np.testing.assert_array_equal(run.result.labels, MNIST().labels[380:500])

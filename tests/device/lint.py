@@ -42,8 +42,12 @@ LEVELS = (
     ("nn/init.py", HOST, "weights are drawn on the host, and cross over in one line"),
     ("models/bitmaps.py", HOST, "a constant table"),
     *((name, NEUTRAL, "arrays of any device") for name in (
-        "__init__.py", "cuda.py", "engine.py", "functional.py", "metrics.py", "models/*", "nn/*", "optim/*", "train.py",
+        "__init__.py", "cuda.py", "engine.py", "functional.py", "metrics.py", "models/*", "nn/*", "optim/*",
     )),
+    *((f"train/{name}.py", HOST, "files, text and data sets") for name in (
+        "checkpoint", "folder", "presets", "recipe", "results", "sources",
+    )),
+    ("train/*", NEUTRAL, "trains networks of any device"),
     ("inspect/explain/*", HOST, "explain/entry.py brings what it explains to the host"),
     ("inspect/page/*", HOST, "the page is made of numbers: page/arrays.py and page/content.py bring them to the host"),
     *((f"inspect/{name}.py", HOST, "pictures, tables and texts") for name in (

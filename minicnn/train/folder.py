@@ -1,0 +1,331 @@
+"""The folder of a run: its config, environment, log and checkpoints, and one process at a time.
+
+    config.json       the recipe (`recipe.Recipe`)
+    environment.json  versions, the machine, the command; informs, and decides nothing
+    log.jsonl         a line of JSON for each step, evaluation, epoch and skipped step
+    log.csv           the same as a table
+    checkpoints/      the latest few (`checkpoint`)
+    best.npz          the weights with the lowest loss so far on the images that judge
+    weights.npz, history.json, page.png: at the end (`results`)
+
+A log is cut back to where it was at the checkpoint that a run goes on from, so nothing is in it twice.
+"""
+
+from __future__ import annotations
+
+import csv
+import errno
+import io
+import json
+import os
+import platform
+import signal
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+
+from .. import backend, threads, weights
+from .checkpoint import Checkpoints, sync_folder
+from .divergence import NonFiniteWeights, first_bad_weight
+from .loop import Callback, Progress, Training
+from .measure import Evaluation
+from .recipe import Recipe, read_config
+
+COLUMNS = (
+    "event", "step", "epoch", "loss", "accuracy", "top5_error", "lr", "gradient_norm", "test_loss", "test_accuracy",
+    "test_top5_error", "seconds", "images_per_second", "reason",
+)  # fmt: skip
+TIMES = ("seconds", "images_per_second")  # what differs from run to run
+MINUTES = 5.0  # between checkpoints, where no number of steps is asked for
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal ended a run, which can go on.
+
+    Attributes:
+        signal: its number: 2 for Ctrl-C, 15 for SIGTERM.
+    """
+
+    def __init__(self, number: int, message: str):
+        super().__init__(message)
+        self.signal = number
+
+
+class RunFolder(Callback):
+    """A run's folder, as a callback that keeps it.
+
+    Args:
+        path: of the folder.
+        every: steps between checkpoints; left out, one at each epoch's end and one when `MINUTES` have passed.
+        keep: checkpoints.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], every: int | None = None, keep: int = 3):
+        for name, count in (("every", every), ("keep", keep)):
+            if count is not None and count < 1:
+                raise ValueError(f"{name} is {count}, and must be at least 1")
+        self.path, self.every = Path(path), every
+        self.checkpoints = Checkpoints(self.path / "checkpoints", keep)
+        self.facts: dict[str, Any] = {}  # go into every checkpoint, and must be the same when a run goes on
+        self.saved = -1  # the step of the latest checkpoint
+        self._logs: dict[str, Any] = {}
+        self._signal = 0
+        self._in_training = False
+
+    # ------------------------------------------------------------------------------------- beginning and going on
+
+    def begin(self, recipe: Recipe, device: str, workers: int, root: str | os.PathLike[str] | None) -> None:
+        """Write down what is going to be done.
+
+        Raises:
+            ValueError: there is a run in the folder already.
+            OSError: it cannot be written.
+        """
+        if (self.path / "config.json").exists() or self.checkpoints.paths():
+            raise ValueError(f"{self.path}: has a run in it: go on with it by minicnn resume, or choose another folder")
+        self.path.mkdir(parents=True, exist_ok=True)
+        with weights.replacing(self.path / "environment.json") as file:
+            file.write(json.dumps(environment(device, workers, root), indent=1).encode())
+        with weights.replacing(self.path / "config.json") as file:  # last: from here on it can be resumed
+            file.write(recipe.to_json().encode())
+        sync_folder(self.path)
+
+    def recipe(self) -> Recipe:
+        """What the folder says is to be done.
+
+        Raises:
+            ValueError: it is no run's folder, or its config is damaged.
+        """
+        config = self.path / "config.json"
+        if not config.is_file():
+            raise ValueError(f"{self.path}: no run that can go on: there is no config.json in it. Start it again")
+        return read_config(config)
+
+    def began_with(self) -> dict[str, Any]:
+        """The environment that the run began in, as far as it can be read."""
+        try:
+            found = json.loads((self.path / "environment.json").read_bytes()[: 1 << 20])
+        except (OSError, ValueError, RecursionError):
+            return {}
+        return found if type(found) is dict else {}
+
+    def restore(self, training: Training) -> int:
+        """Put `training` where the newest whole checkpoint was; the step, 0 where there is none.
+
+        Raises:
+            ValueError: the data are not those of before, or no checkpoint fits.
+        """
+        self.checkpoints.tidy()
+        for path, arrays, facts in self.checkpoints.load():
+            of_run = facts.get("run")
+            if type(of_run) is dict and of_run.get("data") != self.facts.get("data"):
+                raise ValueError(
+                    f"{self.path}: the data have changed since this run began (files, labels, or how many there are), "
+                    "so it cannot go on as if they had not. Put them back, or start a new run"
+                )
+            try:
+                training.load_state_dict(arrays, facts["training"])
+                lengths = {name: int(facts["logs"][name]) for name in ("log.jsonl", "log.csv")}
+            except (KeyError, TypeError, ValueError) as error:
+                raise ValueError(f"{path}: does not fit {self.path / 'config.json'}: {error}") from None
+            for name, length in lengths.items():
+                self._cut(self.path / name, length)
+            return training.updates
+        for name in ("log.jsonl", "log.csv"):
+            self._cut(self.path / name, 0)
+        return 0
+
+    def _cut(self, log: Path, length: int) -> None:
+        size = log.stat().st_size if log.exists() else 0
+        if size < length:
+            warnings.warn(f"{log}: shorter than it was at the checkpoint: lines are missing", stacklevel=3)
+        elif size > length:
+            os.truncate(log, length)
+
+    # --------------------------------------------------------------------------------------------------- running
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Inside, the folder is this process's.
+
+        Raises:
+            ValueError: another process works in it.
+            OSError: it cannot be written.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = self.path / ".lock"
+        with open(lock, "ab") as file:
+            try:
+                import fcntl  # there is none on Windows
+
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # goes with the process, in whatever way that ends
+            except ImportError:
+                pass
+            except OSError:
+                raise ValueError(f"{self.path}: another process is at work on this run") from None
+            try:
+                yield
+            finally:
+                if not (self.path / "config.json").exists():  # nothing has begun: the folder is free again
+                    lock.unlink(missing_ok=True)
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Inside, Ctrl-C and SIGTERM end the run where it can go on, by `Interrupted`; a second one ends it at once."""
+
+        def handle(number: int, _: FrameType | None) -> None:
+            if self._signal or not self._in_training:
+                raise Interrupted(number, f"interrupted. 'minicnn resume {self.path}' goes on")
+            self._signal = number
+
+        if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
+            yield
+            return
+        before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    @contextmanager
+    def logging(self, training: Training) -> Iterator[None]:
+        """Inside, what happens is written down, and a first checkpoint is there."""
+        self._began, self._last = time.perf_counter(), time.monotonic()
+        with open(self.path / "log.jsonl", "ab", 0) as lines, open(self.path / "log.csv", "ab", 0) as table:
+            self._logs = {"log.jsonl": lines, "log.csv": table}
+            if table.tell() == 0:
+                self._append("log.csv", ",".join(COLUMNS) + "\n")
+            if not self.checkpoints.paths():
+                self.save(training)
+            self._in_training = True
+            try:
+                yield
+            finally:
+                self._in_training = False
+                self._logs = {}
+
+    def save(self, training: Training) -> None:
+        """Write a checkpoint.
+
+        Raises:
+            NonFiniteWeights: a weight is not finite: there would be nothing to go on with.
+            OSError: it cannot be written.
+        """
+        if (bad := first_bad_weight(training.model)) is not None:
+            kept = self.checkpoints.paths()
+            raise NonFiniteWeights(
+                f"fit: {bad} is not finite after step {training.updates}. A smaller learning rate usually helps, or "
+                f"clipping the gradients (--clip-norm). The last good checkpoint is {kept[0] if kept else 'missing'}"
+            )
+        for log in self._logs.values():
+            os.fsync(log.fileno())
+        arrays, facts = training.state_dict()
+        lengths = {name: log.tell() for name, log in self._logs.items()}
+        self.checkpoints.save(training.updates, arrays, {"training": facts, "logs": lengths, "run": self.facts})
+        self.saved, self._last = training.updates, time.monotonic()
+
+    # --------------------------------------------------------------------------------------------- as a callback
+
+    def step(self, training: Training, progress: Progress) -> None:
+        steps = training.history["steps"]
+        self._write("step", step=training.updates, epoch=progress.epoch, loss=steps["loss"][-1], lr=steps["lr"][-1],
+                    gradient_norm=training.gradient_norm)  # fmt: skip
+
+    def skipped(self, training: Training, reason: str) -> None:
+        self._write("skipped", step=training.updates, epoch=training.epoch, reason=reason)
+        warnings.warn(f"skipped a step: {reason}", stacklevel=2)
+
+    def evaluating(self, training: Training) -> None:
+        if self._signal:
+            self._leave(training)
+
+    def evaluated(self, training: Training, result: Evaluation, entry: dict[str, Any]) -> None:
+        if "step" in entry:  # else it is part of the epoch's line
+            self._write("evaluation", **entry)
+        if training.best == result.loss and training.updates:
+            weights.save(training.model, self.path / "best.npz", step=training.updates, test_loss=result.loss)
+
+    def epoch(self, training: Training, entry: dict[str, Any]) -> None:
+        self._write("epoch", step=training.updates, **entry)
+        self._last = -np.inf  # a checkpoint is due
+
+    def safe(self, training: Training) -> None:
+        if self._signal:
+            self._leave(training)
+        due = time.monotonic() - self._last > 60 * MINUTES
+        if due or (self.every is not None and training.updates % self.every == 0):
+            self.save(training)
+
+    def _leave(self, training: Training) -> None:
+        number, self._in_training = self._signal, False
+        self.save(training)
+        raise Interrupted(
+            number, f"interrupted; saved at step {training.updates}. 'minicnn resume {self.path}' goes on"
+        )
+
+    def _write(self, event: str, **facts: Any) -> None:
+        facts = {"event": event, **facts, "seconds": round(time.perf_counter() - self._began, 3)}
+        facts = {name: value for name, value in facts.items() if value is not None}
+        row = io.StringIO()
+        csv.DictWriter(row, COLUMNS, lineterminator="\n").writerow(facts)
+        self._append("log.jsonl", json.dumps(facts) + "\n")
+        self._append("log.csv", row.getvalue())
+
+    def _append(self, name: str, line: str) -> None:
+        """Write to a log, unbuffered: what was written survives the process."""
+        problem: OSError | None = None
+        try:
+            whole = self._logs[name].write(line.encode()) == len(line.encode())
+        except OSError as error:
+            whole, problem = False, error
+        if not whole:
+            reason = problem.strerror if problem else "the disk is full"
+            raise OSError(
+                problem.errno if problem else errno.ENOSPC,
+                f"{self.path / name} could not be written ({reason}). The checkpoints are kept: 'minicnn resume "
+                f"{self.path}' goes on when there is space",
+            ) from problem
+
+    def done(self, training: Training) -> None:
+        """The training is over: a last checkpoint, unless there is one."""
+        self._in_training = False
+        if self.saved != training.updates or self._last == -np.inf:
+            self.save(training)
+
+
+def installed(name: str) -> str | None:
+    """The version of a package, None where there is none."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def environment(device: str, workers: int, root: str | os.PathLike[str] | None) -> dict[str, Any]:
+    """Versions, the machine and the command, for who looks at a run later."""
+    return {
+        "minicnn": sys.modules[__name__.partition(".")[0]].__version__,
+        "python": platform.python_version(),
+        "numpy": installed("numpy"),
+        "packages": {name: installed(name) for name in ("threadpoolctl", "pillow", "matplotlib")},
+        "system": platform.platform(),
+        "machine": platform.machine(),
+        "processors": os.cpu_count(),
+        "threads": threads.get_num_threads(),
+        "device": str(backend.device(device)),
+        "workers": workers,
+        "root": None if root is None else os.path.abspath(root),
+        "command": sys.argv,
+        "began": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }

@@ -1,0 +1,453 @@
+"""What a training can be asked for: accumulation, clipping, schedules, divergence, callbacks, presets, pictures."""
+
+import dataclasses
+import itertools
+import json
+import math
+import warnings
+
+import numpy as np
+import pytest
+
+from minicnn import Tensor, backend, cli, models, nn, optim, report, threads, train
+from minicnn import functional as F
+from minicnn.data import ArrayDataset, DataLoader, Imagenette
+from minicnn.train import runs, sources
+
+pytestmark = pytest.mark.host
+
+
+@pytest.fixture
+def dots(rng):
+    labels = rng.integers(0, 3, 50)
+    images = rng.normal(0, 0.1, (50, 4, 4)).astype(np.float32)
+    images[np.arange(50), 0, labels] += 1
+    return ArrayDataset(images, labels)
+
+
+def network():
+    backend.manual_seed(4)
+    return nn.Sequential(
+        ("conv", nn.Conv2d(1, 4, 2)), ("relu", nn.ReLU()), ("flat", nn.Flatten()), ("fc", nn.Linear(36, 3))
+    )
+
+
+def fit(model, dots, batch=10, **options):
+    options.setdefault("optimizer", optim.SGD(model.parameters(), lr=0.1))
+    return train.fit(model, DataLoader(dots, batch, seed=0), options.pop("test", None), **options)
+
+
+def weights_of(model):
+    return {name: array.copy() for name, array in model.state_dict().items()}
+
+
+# ------------------------------------------------------------------------------------------------------ the loop
+
+@pytest.mark.parametrize("parts", [2, 3, 7])
+def test_accumulated_batches_make_one_step_of_all_their_images(dots, parts):
+    """The last batch of two counts for two; a group at the end of an epoch may be short."""
+    model, whole = network(), network()
+    history = fit(model, dots, 8, accumulate=parts, epochs=2)
+    sizes = [8] * 6 + [2]
+    groups = [sum(sizes[i : i + parts]) for i in range(0, 7, parts)]
+    starts = np.cumsum([0, *groups])
+    expected = []
+    for _ in range(2):
+        for start, end in itertools.pairwise(starts):
+            images, labels = dots.batch(np.arange(start, end))
+            loss = F.cross_entropy(whole(Tensor(images)), labels)
+            loss.backward()
+            expected.append(loss.item())
+            for p in whole.parameters():
+                p.data -= np.float32(0.1) * p.grad
+                p.grad = None
+    np.testing.assert_allclose(history["steps"]["loss"], expected, rtol=1e-5)
+    for name, array in whole.state_dict().items():
+        np.testing.assert_allclose(model.state_dict()[name], array, rtol=1e-4, atol=1e-6)
+    assert history["epochs"][0]["loss"] == pytest.approx(np.dot(expected[: len(groups)], groups) / 50, rel=1e-5)
+
+
+def test_clipping(dots):
+    model, free = network(), network()
+    norms = []
+
+    class Watch(train.Callback):
+        def step(self, training, progress):
+            clipped = math.sqrt(sum((p.grad**2).sum() for p in training.model.parameters()))
+            norms.append((training.gradient_norm, clipped))
+
+    fit(model, dots, 50, clip_norm=0.05, callbacks=[Watch()])
+    before = weights_of(free)
+    fit(free, dots, 50)
+    [(whole, clipped)] = norms
+    assert clipped == pytest.approx(0.05, rel=1e-4) and whole > 0.1
+    for name, array in network().state_dict().items():
+        step, free_step = model.state_dict()[name] - array, free.state_dict()[name] - before[name]
+        np.testing.assert_allclose(step, free_step * 0.05 / whole, rtol=1e-3, atol=1e-6)
+    tight = network()
+    fit(tight, dots, 50, clip_value=0.001)
+    change = max(abs(tight.state_dict()[name] - array).max() for name, array in network().state_dict().items())
+    assert change == pytest.approx(0.1 * 0.001, rel=1e-3)
+
+
+def test_evaluations_within_an_epoch_and_patience(dots):
+    told = []
+
+    class Watch(train.Callback):
+        def evaluated(self, training, result, entry):
+            told.append((training.updates, result.loss))
+
+    model = network()
+    judge = DataLoader(dots, 20)
+    history = fit(model, dots, 10, test=judge, evaluate_every=2, epochs=2, callbacks=[Watch()])
+    assert [entry["step"] for entry in history["evaluations"]] == [2, 4, 6, 8, 10]
+    assert [step for step, _ in told] == [2, 4, 5, 6, 8, 10, 10]
+    assert history["evaluations"][-1]["test_loss"] == history["epochs"][-1]["test_loss"] == told[-1][1]
+    assert history["evaluations"][0]["test_loss"] > history["evaluations"][-1]["test_loss"]
+    worse = network()
+    uphill = optim.SGD(worse.parameters(), lr=1e-3, maximize=True)
+    history = fit(worse, dots, 10, test=judge, epochs=50, patience=3, optimizer=uphill)
+    assert len(history["epochs"]) == 4  # the first is the best, and three are no better
+
+
+def test_a_number_of_steps_and_callbacks_that_stop(dots):
+    class Stop(train.Callback):
+        def step(self, training, progress):
+            if training.updates == 3:
+                training.stop = "enough"
+
+    for options in ({"max_steps": 3}, {"callbacks": [Stop()]}):
+        history = fit(network(), dots, 10, epochs=4, test=DataLoader(dots, 50), **options)
+        assert len(history["steps"]["loss"]) == 3 and len(history["epochs"]) == 1
+        assert "test_loss" in history["epochs"][0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"accumulate": 0}, "accumulate is 0, and must be at least 1"),
+        ({"evaluate_every": 0}, "evaluate_every is 0"),
+        ({"non_finite": "ignore"}, "non_finite is 'ignore', and must be 'stop' or 'skip'"),
+        ({"patience": 1}, "patience= and evaluate_every= need a test_loader"),
+    ],
+)
+def test_options_that_make_no_sense(dots, options, message):
+    with pytest.raises(ValueError, match=message):
+        fit(network(), dots, **options)
+
+
+# ------------------------------------------------------------------------------------------------------ divergence
+
+def poisoned(dots, at=23):
+    dots.images = dots.images.copy()
+    dots.images[at, 2, 2] = np.inf
+    return dots
+
+
+def test_a_loss_that_is_not_finite_names_the_layer_and_what_helps(dots):
+    model = network()
+    with pytest.raises(train.NonFiniteLoss) as caught:
+        fit(model, poisoned(dots))
+    text = str(caught.value)
+    assert "at step 3 of epoch 1, with learning rate 0.1. It began in conv: conv2d in conv made" in text
+    assert "on the way forward" in text and "no gradient that could be clipped" in text
+    assert "minicnn lab exploding" in text
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_a_gradient_that_is_not_finite_names_the_layer_too(dots):
+    """The root of 0 has the value 0 and an infinite derivative."""
+
+    class Root(nn.Module):
+        def forward(self, x):
+            return (x * 0).sqrt()
+
+    backend.manual_seed(0)
+    model = nn.Sequential(
+        ("flat", nn.Flatten()), ("first", nn.Linear(16, 8)), ("root", Root()), ("fc", nn.Linear(8, 3))
+    )
+    before = weights_of(model)
+    with pytest.raises(train.NonFiniteGradient) as caught:
+        fit(model, dots)
+    text = str(caught.value)
+    assert "and the gradient of first.weight is not finite at step 1 of epoch 1" in text
+    assert "It began in root: " in text and "on the way backward" in text and "--clip-norm" in text
+    for name, array in weights_of(model).items():
+        np.testing.assert_array_equal(array, before[name])
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_step_can_be_skipped_as_if_its_batches_were_not_there(dots, accumulate):
+    def build():
+        backend.manual_seed(1)
+        return nn.Sequential(
+            ("conv", nn.Conv2d(1, 4, 2)), ("norm", nn.BatchNorm2d(4)), ("flat", nn.Flatten()), ("fc", nn.Linear(36, 3))
+        )
+
+    told = []
+
+    class Watch(train.Callback):
+        def skipped(self, training, reason):
+            told.append(reason)
+
+    model, without = build(), build()
+    optimizer = optim.Adam(model.parameters())
+    schedule = optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)
+    history = fit(
+        model, poisoned(dots), 5, optimizer=optimizer, scheduler=schedule, schedule_each="step", non_finite="skip",
+        accumulate=accumulate, callbacks=[Watch()],
+    )  # fmt: skip
+    images = 5 * accumulate
+    left = np.delete(np.arange(50), np.arange(23 // images * images, 23 // images * images + images))
+    rest = ArrayDataset(dots.images[left], dots.labels[left])
+    other = optim.Adam(without.parameters())
+    halves = optim.lr_scheduler.StepLR(other, 1, gamma=0.5)
+    expected = fit(
+        without, rest, 5, optimizer=other, scheduler=halves, schedule_each="step", accumulate=accumulate
+    )
+    assert len(told) == 1 and "It began in conv" in told[0]
+    assert history["steps"] == expected["steps"] and history["epochs"][0]["loss"] == expected["epochs"][0]["loss"]
+    for name, array in without.state_dict().items():
+        np.testing.assert_array_equal(array, model.state_dict()[name])
+
+
+def test_skipping_everything_ends_too(dots):
+    dots.images = np.full_like(dots.images, np.nan)
+    with pytest.raises(train.NonFiniteLoss, match="25 steps in a row were skipped: that does not help"):
+        fit(network(), dots, 5, epochs=9, non_finite="skip")
+
+
+def test_the_last_good_checkpoint_is_kept(small, tmp_path):
+    """A step makes the weights infinite: no checkpoint is written after it, and the one before can be read."""
+    recipe = train.Recipe(epochs=3, images=192, optimizer="sgd", lr=1e38)
+    folder = train.RunFolder(tmp_path / "run", every=1)
+    with pytest.raises(train.NonFiniteLoss):
+        train.run(recipe, folder=folder)
+    path, arrays, _ = next(folder.checkpoints.load())
+    assert path == folder.checkpoints.paths()[0]
+    assert all(np.isfinite(array).all() for name, array in arrays.items() if name.startswith("model."))
+
+
+# ------------------------------------------------------------------------------------- optimiser, schedule, losses
+
+def test_weight_decay_leaves_biases_and_norms_alone():
+    model = models.resnet20(width=0.1)
+    names = {id(p): name for name, p in model.named_parameters()}
+    optimizer = runs.make_optimizer(train.Recipe(model="resnet20", optimizer="sgd", weight_decay=0.1), model)
+    decayed = {names[id(p)] for group in optimizer.param_groups if group["weight_decay"] for p in group["params"]}
+    assert decayed == {name for name, p in model.named_parameters() if "conv" in name or name == "fc.weight"}
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(names)
+    everything = runs.make_optimizer(
+        train.Recipe(model="resnet20", optimizer="sgd", weight_decay=0.1, decay_all=True, momentum=0.5), model
+    )
+    [group] = everything.param_groups
+    assert group["weight_decay"] == 0.1 and group["momentum"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({"schedule": "constant"}, [1] * 8),
+        ({"schedule": "constant", "warmup": 4}, [0.25, 0.5, 0.75, 1, 1, 1, 1, 1]),
+        ({"schedule": "step", "milestones": (0.25, 0.75), "factors": (0.5, 0.1)}, [1, 1, 0.5, 0.5, 0.5, 0.5, 0.1, 0.1]),
+        ({}, [(1 + math.cos(math.pi * t / 8)) / 2 for t in range(8)]),
+        ({"warmup": 2}, [0.5, 1, *((1 + math.cos(math.pi * t / 6)) / 2 for t in range(6))]),
+    ],
+)
+def test_schedules(changed, expected):
+    optimizer = optim.SGD([nn.Parameter(np.zeros(1))], lr=0.2)
+    schedule = runs.make_schedule(train.Recipe(**changed), optimizer, 8)
+    rates = []
+    for _ in range(8):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    np.testing.assert_allclose(rates, 0.2 * np.array(expected), atol=1e-12)
+
+
+def test_label_smoothing_and_auxiliary_losses(rng):
+    model = models.googlenet(num_classes=3, input_size=33, width=1 / 16)
+    images, labels = rng.standard_normal((4, 3, 33, 33)).astype(np.float32), np.array([0, 1, 2, 0])
+    outputs = model(Tensor(images))
+    recipe = train.Recipe(model="googlenet", label_smoothing=0.2)
+    parts = [F.cross_entropy(o, labels, label_smoothing=0.2).item() for o in outputs]
+    loss = runs.make_criterion(recipe, model)(outputs, labels).item()
+    assert loss == pytest.approx(parts[0] + 0.3 * (parts[1] + parts[2]), rel=1e-6)
+    assert runs.make_criterion(train.Recipe(), model) is models.googlenet_loss
+    with pytest.raises(ValueError, match="LeNet-5 of 1998 has a loss of its own"):
+        runs.make_criterion(recipe, models.lenet5(variant="1998"))
+
+
+# --------------------------------------------------------------------------------------------------------- presets
+
+@pytest.fixture
+def small(monkeypatch):
+    """Data sets of a few images."""
+
+    def shrunk(kind):
+        class Small(kind):
+            def __init__(self, train=True):
+                random, side = np.random.default_rng(train), 28 if "MNIST" in kind.__name__ else 32
+                shape = (200, side, side) if side == 28 else (200, 3, side, side)
+                images, labels = random.integers(0, 256, shape, np.uint8), random.integers(0, len(self.classes), 200)
+                ArrayDataset.__init__(self, images, labels)
+
+        return Small
+
+    for name, kind in list(sources.SETS.items()):
+        if name != "imagenette":
+            monkeypatch.setitem(sources.SETS, name, shrunk(kind))
+
+
+@pytest.mark.parametrize("name", train.PRESETS)
+def test_presets_make_sense(name):
+    preset = train.PRESETS[name]
+    preset.recipe.check()
+    assert train.parse_config(preset.recipe.to_json().encode()) == preset.recipe
+    assert "section" in preset.source and preset.departures
+
+
+@pytest.mark.parametrize("name", ["lenet5-1998", "resnet-cifar-2015", "plain-cifar-2015"])
+def test_presets_run(small, name):
+    recipe = train.PRESETS[name].recipe
+    options = recipe.options if name.startswith("lenet") else {**recipe.options, "width": 0.25}
+    batch = min(recipe.batch_size, 10)
+    run = train.run(dataclasses.replace(recipe, images=20, epochs=1, batch_size=batch, options=options))
+    assert run.model.input_size == 32 and len(run.history["steps"]["loss"]) == (20 if name.startswith("lenet") else 2)
+
+
+def test_lenets_images_of_1998(small):
+    """Section II.B: a background of −0.1 and a foreground of 1.175, 28×28 in a field of 32×32."""
+    data = sources.load(dataclasses.replace(train.PRESETS["lenet5-1998"].recipe, images=10))
+    images = data.transform(data.train.batch(np.arange(10))[0], np.random.default_rng(0))
+    raw = data.train.dataset.images[:10] / 255
+    np.testing.assert_allclose(images[:, 0, 2:30, 2:30], -0.1 + 1.275 * raw, atol=1e-6)
+    border = images[:, 0].copy()
+    border[:, 2:30, 2:30] = -0.1
+    np.testing.assert_allclose(border, np.full((10, 32, 32), -0.1), atol=1e-6)
+
+
+@pytest.mark.parametrize("data", ["mnist", "fashion-mnist", "cifar10", "cifar100"])
+@pytest.mark.parametrize("model", ["resnet20", "lenet5"])
+def test_any_network_on_any_data(small, data, model):
+    recipe = train.Recipe(model=model, data=data, epochs=1, images=16, batch_size=8, options={"width": 0.2})
+    run = train.run(recipe)
+    assert run.model.num_classes == (100 if data == "cifar100" else 10) and len(run.result.labels) == 200
+    assert run.model.in_channels == (1 if "mnist" in data else 3)
+
+
+def test_small_images_grow_for_a_network_that_needs_larger_ones(small):
+    data = sources.load(train.Recipe(model="alexnet", data="mnist", images=5, input_size=70))
+    assert data.judge_transform(data.train.batch(np.arange(2))[0]).shape == (2, 1, 70, 70)
+    assert sources.load(train.Recipe(model="alexnet", data="mnist", images=5)).side == 227
+
+
+def test_workers_change_nothing(small):
+    recipe = train.Recipe(model="resnet20", data="cifar10", epochs=2, images=40, batch_size=8, options={"width": 0.2})
+    first, other = train.run(recipe), train.run(recipe, workers=3)
+    assert first.history["steps"] == other.history["steps"]
+
+
+# -------------------------------------------------------------------------------------------------------- pictures
+
+@pytest.fixture
+def photographs(tmp_path, rng):
+    """As a new user has them: sizes, colours and formats mixed, one file broken; red things and blue things."""
+    image = pytest.importorskip("PIL.Image")
+    root = tmp_path / "photographs"
+    for name, colour in (("blue", (40, 60, 200)), ("red", (200, 60, 40))):
+        (root / name).mkdir(parents=True)
+        for i in range(12):
+            height, width = rng.integers(20, 90, 2)
+            pixels = (rng.normal(0, 20, (height, width, 3)) + colour).clip(0, 255).astype(np.uint8)
+            picture = image.fromarray(pixels)
+            kind = {3: "L", 4: "CMYK", 5: "P"}.get(i)
+            suffix = "png" if kind == "P" else "jpg"
+            (picture.convert(kind) if kind else picture).save(root / name / f"{i:02}.{suffix}")
+    whole = (root / "red" / "00.jpg").read_bytes()
+    (root / "red" / "broken.jpg").write_bytes(whole[: len(whole) // 2])
+    (root / "notes.txt").write_text("not a picture")
+    return root
+
+
+COMMAND = ["train", "resnet20", "--epochs", "1", "--option", "width=0.25", "--batch-size", "6"]
+
+
+def test_train_on_a_folder_of_photographs(photographs, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(threads, "_requested", None)
+    monkeypatch.chdir(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        assert cli.main([*COMMAND, "--data", "photographs", "--output", "run"]) == 0
+        out, err = capsys.readouterr()
+        monkeypatch.chdir("/")
+        assert cli.main(["resume", str(tmp_path / "run")]) == 0
+    assert out.startswith("training resnet20 on photographs with adam: epochs 1, ") and "held-back accuracy" in out
+    assert err.count("\n") == 1 and "skipped 1 of 25 files: " in err and "broken.jpg" in err
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["data"] == str(photographs)  # the run goes on from wherever
+    assert "going on with resnet20 on photographs" in capsys.readouterr().out
+    weights = str(tmp_path / "run" / "weights.npz")
+    assert cli.main(["classify", "resnet20", "--weights", weights, str(photographs / "blue" / "00.jpg")]) == 0
+    assert {"blue", "red"} <= set(capsys.readouterr().out.split())
+
+
+def test_a_broken_picture_can_be_refused(photographs, tmp_path, capsys):
+    where = ["--data", str(photographs), "--output", str(tmp_path / "run")]
+    assert cli.main([*COMMAND, *where, "--broken", "refuse"]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith(f"minicnn: error: broken pictures: {photographs / 'red' / 'broken.jpg'}: ")
+    assert err.count("\n") == 1 and not list((tmp_path / "run").iterdir())
+
+
+def test_the_photographs_are_split_by_class_and_never_overlap(photographs):
+    with pytest.warns(UserWarning, match="skipped 1"):
+        data = sources.load(train.Recipe(model="resnet20", data=str(photographs)))
+    train_part, held = set(data.train.indices.tolist()), set(data.judged_by.indices.tolist())
+    assert not train_part & held and len(train_part | held) == 24
+    labels = data.judged_by.dataset.labels[data.judged_by.indices]
+    assert np.bincount(labels).tolist() == [2, 2]  # a fifth of twelve
+    images, _ = data.train_augmented.batch(np.arange(3), np.random.default_rng(0))
+    assert images.shape == (3, 3, 32, 32) and data.side == 32 and data.classes == ("blue", "red")
+    np.testing.assert_array_equal(data.train.indices, data.train_augmented.indices)
+
+
+def test_a_folder_that_has_parts(photographs):
+    for part in ("train", "val"):
+        (photographs / part).mkdir()
+    for name in ("red", "blue"):
+        (photographs / "val" / name).mkdir()
+        for i in (1, 2):
+            (photographs / name / f"{i:02}.jpg").rename(photographs / "val" / name / f"{i:02}.jpg")
+        (photographs / name).rename(photographs / "train" / name)
+    recipe = train.Recipe(model="resnet20", data=str(photographs))
+    assert train.judges(recipe) == "test"
+    with pytest.warns(UserWarning, match="skipped 1"):
+        data = sources.load(recipe)
+    assert (len(data.train), len(data.judged_by)) == (20, 4)
+    held = dataclasses.replace(recipe, hold_back=5)
+    assert train.judges(held) == "held-back"
+    with pytest.warns(UserWarning, match="skipped 1"):
+        data = sources.load(held)
+    assert (len(data.train), len(data.judged_by)) == (15, 5)
+
+
+def test_folders_that_cannot_be_trained_on(photographs, tmp_path):
+    (tmp_path / "one" / "class").mkdir(parents=True)
+    (photographs / "red" / "01.jpg").rename(tmp_path / "one" / "class" / "1.jpg")
+    with pytest.raises(ValueError, match="has 1 folders, and needs two or more, one a class"):
+        train.run(train.Recipe(model="resnet20", data=str(tmp_path / "one")))
+    with pytest.raises(ValueError, match="unknown data set .and there is no such folder. 'nowhere'"):
+        train.run(train.Recipe(data="nowhere"))
+    with pytest.raises(FileNotFoundError, match="Imagenette"):
+        train.run(train.Recipe(model="resnet20", data="imagenette"), root=tmp_path)
+    assert Imagenette is sources.SETS["imagenette"]
+
+
+def test_a_page_about_photographs(photographs, tmp_path):
+    pytest.importorskip("matplotlib")
+    with pytest.warns(UserWarning, match="skipped 1"):
+        run = train.run(train.Recipe(model="resnet20", data=str(photographs), epochs=1, options={"width": 0.2}))
+    train.draw(run, tmp_path / "page.png")
+    assert (tmp_path / "page.png").read_bytes().startswith(b"\x89PNG")
+    assert report.missing() is None
