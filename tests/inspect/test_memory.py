@@ -108,12 +108,15 @@ def test_optimizers(optimizer, monkeypatch):
 
 
 @pytest.mark.host
-@pytest.mark.parametrize("number", [1, 2])
-def test_threads(number, monkeypatch):
-    monkeypatch.setattr(threads, "_requested", number)
+def test_threads(monkeypatch):
+    """Two threads keep two sets of scratch arrays, if the second ever gets a part; the ledger counts on it."""
     options, shape = SMALL["resnet18"]
-    predicted = memory(built("resnet18", **options), shape).total
-    assert predicted == pytest.approx(measure(monkeypatch, lambda: models.resnet18(**options), shape), rel=0.05)
+    with_one = memory(built("resnet18", **options), shape).total
+    monkeypatch.setattr(threads, "_requested", 2)
+    with_two = memory(built("resnet18", **options), shape).total
+    measured = measure(monkeypatch, lambda: models.resnet18(**options), shape)
+    assert 1.03 * with_one < with_two
+    assert 0.95 * with_one < measured < 1.05 * with_two
 
 
 @pytest.mark.host

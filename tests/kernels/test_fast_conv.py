@@ -24,7 +24,7 @@ pytestmark = pytest.mark.host
 SIZES = {
     im2col: {
         "NUMBERS": (1, 300, 1 << 18), "LEAST_COLUMNS": (1, 7, 192), "LEAST_BLOCKS": (1, 4), "SUMS": (1, 3, 8),
-        "SUM_NUMBERS": (1, 1 << 18),
+        "SUM_NUMBERS": (1, 1 << 18), "SMALL": (0, 1 << 21),
     },
     winograd: {
         "NUMBERS": (1, 5000, 1 << 18), "LEAST_TILES": (1, 3, 128), "LEAST_BLOCKS": (1, 4), "PIECE": (1, 4000, 1 << 17),

@@ -15,6 +15,7 @@ number of threads changes no bit.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from math import prod
 
@@ -28,6 +29,7 @@ from .scratch import each, pieces, portions, scratch, sum_of_maps
 NUMBERS = 1 << 18  # of a block's columns; a megabyte of float32
 LEAST_COLUMNS = 192  # of a block: a product with fewer spends its time on packing the weight
 LEAST_BLOCKS = 4  # with fewer, threads share each block
+SMALL = 1 << 21  # numbers in all columns: two blocks then, as short calls spend their time waiting for Python's lock
 SUMS = 8  # partial sums of the weight's gradient, at most
 SUM_NUMBERS = 1 << 18  # in all of them, unless two alone have more
 
@@ -46,6 +48,7 @@ class Im2col:
         self.dtype, self.stride, self.padding, self.dilation, self.groups = dtype, stride, padding, dilation, groups
         self.out = tuple(map(output_size, self.size, self.kernel, stride, padding, dilation))
         self.taps = prod(self.kernel)
+        self.small = self.n * self.channels * self.taps * prod(self.out) <= SMALL
         # The order of windows in columns, and of (N, C, H, W) in the passes: images last where there are windows to
         # copy, for then what is copied at a time is long, also where maps are small.
         self.order = (1, 2, 3, 0) if self.taps > 1 else (1, 0, 2, 3)
@@ -62,6 +65,8 @@ class Im2col:
     def blocks(self, strips: bool) -> list[Block]:
         """Of one image or more; `strips` allows a part of one."""
         (out_h, out_w), everything = self.out, slice(0, self.out[0])
+        if self.small and self.n > 1:
+            return [(part, everything) for part in pieces(self.n, -(-self.n // 2))]
         depth = self.channels * self.taps
         fitting = max(NUMBERS // max(depth, 1), LEAST_COLUMNS)  # columns in a block
         if strips and fitting < out_h * out_w:
@@ -74,19 +79,19 @@ class Im2col:
 
     def shares(self, blocks: list[Block], most: int) -> list[list[Block]]:
         """Lists of blocks that threads work through; a single list, where threads share the blocks themselves."""
-        return portions(blocks, most if len(blocks) >= LEAST_BLOCKS else 1)
+        return portions(blocks, most if len(blocks) >= (2 if self.small else LEAST_BLOCKS) else 1)
 
     def sums(self) -> int:
         """How many partial sums of the weight's gradient: they have to be added up."""
         return min(max(SUM_NUMBERS * self.groups // (self.filters * self.channels * self.taps), 2), SUMS)
 
-    def parts(self, total: int, columns: int, shared: bool) -> list[Part]:
-        """All `total` channels (the input's, or the filters), some at a time.
+    def parts(self, total: int, numbers: int, shared: bool) -> list[Part]:
+        """All `total` channels (the input's, or the filters), some at a time; each brings so many `numbers` with it.
 
         A shared block's are divided among threads; the others' only if their columns are too many. Channels of one
         group may be divided; of several groups, each is whole.
         """
-        each, most = total // self.groups, 8 * NUMBERS // max(columns * self.taps, 1)
+        each, most = total // self.groups, 8 * NUMBERS // max(numbers, 1)
         units, most = (total, most) if self.groups == 1 else (self.groups, most // max(each, 1))
         cut = pieces(units, min(most, -(-units // LEAST_BLOCKS)) if shared else most)
         if self.groups == 1:
@@ -169,7 +174,7 @@ class Im2col:
                 by_channel = columns.reshape(self.channels, self.taps, count)
                 run(
                     lambda part: self.columns(input, block, part[0], by_channel[part[0]]),
-                    self.parts(self.channels, count, shared),
+                    self.parts(self.channels, count * self.taps, shared),
                 )
             columns = columns.reshape(self.groups, -1, count)
 
@@ -195,7 +200,7 @@ class Im2col:
         w = weight.reshape(self.groups, self.filters // self.groups, -1)  # (groups, O/groups, K)
         grad_input = np.empty(input.shape, self.dtype) if needs[0] else None
         shares = self.shares(self.blocks(strips=not needs[0] or self.pointwise), self.sums())
-        of_weight = np.empty((len(shares), *w.shape), self.dtype) if needs[1] else None
+        of_weight = [np.empty(w.shape, self.dtype) for _ in shares] if needs[1] else None
         shared = len(shares) == 1
 
         def pass_through(share: int, block: Block) -> None:
@@ -216,7 +221,7 @@ class Im2col:
                 k = slice(of_group.start * self.taps, of_group.stop * self.taps)
                 if of_weight is not None:
                     columns = self.columns(input, block, channels).reshape(groups.stop - groups.start, -1, count)
-                    target = of_weight[share, groups, :, k]
+                    target = of_weight[share][groups, :, k]
                     if block is shares[share][0]:
                         np.matmul(grad[groups], columns.transpose(0, 2, 1), out=target)
                     else:
@@ -233,11 +238,11 @@ class Im2col:
                     np.matmul(back, grad[groups], out=columns)
                     self.add_back(columns, grad_input[images, channels])
 
-            run(take, self.parts(self.channels, count, shared))
+            run(take, self.parts(self.channels, count * self.taps, shared))
 
         if needs[0] or needs[1]:
             run(lambda i: each(partial(pass_through, i), shares[i]), range(len(shares)))
-        grad_weight = total(of_weight, weight.shape) if of_weight is not None else None
+        grad_weight = total(of_weight or [np.zeros(w.shape, self.dtype)]).reshape(weight.shape) if needs[1] else None
         return grad_input, grad_weight, sum_of_maps(grad_output) if needs[2] else None
 
     def scratch(self, backward: bool, needs: tuple[bool, ...], threads: int) -> tuple[list[tuple[int, str, int]], int]:
@@ -248,7 +253,7 @@ class Im2col:
             return [], 0
         shares = self.shares(blocks, self.sums())
         shared, (n, out_h, count) = len(shares) == 1, max(map(self.extent, blocks), key=lambda extent: extent[2])
-        parts = self.parts(self.channels, count, shared)
+        parts = self.parts(self.channels, count * self.taps, shared)
         channels = max(part[0].stop - part[0].start for part in parts)
         takers = min(threads, len(parts if shared else blocks))
         holders = 1 if shared else takers
@@ -261,22 +266,21 @@ class Im2col:
             (h, w), (ph, pw) = self.size, self.padding
             tall = (out_h - 1) * self.stride[0] + (self.kernel[0] - 1) * self.dilation[0] + 1
             padded = [(h + 2 * ph) * (w + 2 * pw)] * (backward and needs[0])
-            padded += [tall * (w + 2 * pw)] * ((not backward or needs[1]) and self.padding != (0, 0))
+            arranged = tuple(self.padding) != (0, 0) or (n > 1 and self.taps > 1)
+            padded += [tall * (w + 2 * pw)] * ((not backward or needs[1]) and arranged)
             found += [(thread, "padded", n * channels * max(padded)) for thread in range(takers) if padded]
         sums = len(shares) - 1 if backward and needs[1] else 0
         return found, sums * self.filters * self.channels * self.taps // self.groups
 
 
-def total(parts: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """The partial sums added up in order, zeros where there are none."""
-    if not len(parts):
-        return np.zeros(shape, parts.dtype)
-    flat = parts.reshape(len(parts), -1)
+def total(parts: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
+    """The partial sums added up in order, in the first of them."""
+    flat = [part.reshape(-1) for part in parts]
 
     def add_up(piece: slice) -> None:
         for part in flat[1:]:
-            flat[0, piece] += part[piece]
+            flat[0][piece] += part[piece]
 
     if len(parts) > 1:
-        run(add_up, pieces(flat.shape[1], NUMBERS))
-    return parts[0].reshape(shape)
+        run(add_up, pieces(flat[0].size, NUMBERS))
+    return parts[0]

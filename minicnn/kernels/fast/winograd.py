@@ -269,7 +269,7 @@ class Winograd:
 
         run(lambda i: each(partial(pass_through, i), shares[i]), range(len(shares)))
         matrix, grad_weight = _both(weight), np.empty((o * c, prod(kernel)), self.dtype)
-        whole = total(of_u, (TILE**2, o * c))
+        whole = total(of_u).reshape(TILE**2, o * c)
         run(lambda part: np.matmul(whole[:, part].T, matrix, out=grad_weight[part]), pieces(o * c, PIECE // TILE**2))
         return grad_weight.reshape(weight.shape)
 
