@@ -437,7 +437,7 @@ def test_doctor_says_what_is_missing_and_how_to_add_it(monkeypatch):
     monkeypatch.setattr(doctor, "PackageNotFoundError", KeyError)
     facts = dict(doctor.examine())
     assert facts["extra viz"] == "present: matplotlib 3.9"
-    assert facts["extra bench"] == "missing: pytest-benchmark, threadpoolctl. Add with: pip install -e '.[bench]'"
+    assert facts["extra bench"] == "missing: threadpoolctl. Add with: pip install -e '.[bench]'"
     assert all("pip install minicnn" not in line for line in facts.values())
 
 

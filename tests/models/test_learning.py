@@ -59,7 +59,8 @@ def test_learns_one_batch_by_heart(network, variant):
     width, side, learning_rate = BY_HEART[network, variant]
     manual_seed(1)
     model = build(network, variant, num_classes=4, input_size=side, width=width)
-    assert learns_by_heart(model, *batch(network, side), learning_rate, most=250)
+    # AlexNet with its dropout takes 130 to 300 steps for five seeds, as roundings will have it; the others fewer.
+    assert learns_by_heart(model, *batch(network, side), learning_rate, most=450)
 
 
 @pytest.mark.parametrize(
