@@ -95,7 +95,7 @@ class Worker:
     """A contender in a process of its own, `worker.py`. Close it, or use it in a ``with``."""
 
     def __init__(self, library: str, threads: int, timeout: float = math.inf):
-        self.library, self.timeout = library, timeout
+        self.timeout = timeout
         # Without threadpoolctl, BLAS reads its number of threads here.
         variables = {name: str(threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
         self.process = subprocess.Popen(

@@ -10,6 +10,7 @@ A peer has a method for each operation that its library has, named as minicnn na
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,7 +83,7 @@ class Recipe:
         return [values[i] for i in self.outputs]
 
 
-class Peer:
+class Peer(ABC):
     """`model`, built anew in another library, with `images` (an array) and `labels` to train on.
 
     A library's class has the operations and `array`, `parameter`, `cross_entropy`, `update` and `infer`.
@@ -108,20 +109,21 @@ class Peer:
         """`x` as the library takes what is not trained."""
         return x
 
+    @abstractmethod
     def parameter(self, x: np.ndarray) -> Any:
         """`x` as the library takes what is trained."""
-        raise NotImplementedError
 
+    @abstractmethod
     def cross_entropy(self, scores: Any, labels: Any) -> Any:
-        raise NotImplementedError
+        """The mean cross-entropy of `scores`, before softmax, with class numbers."""
 
+    @abstractmethod
     def update(self, loss: Any) -> None:
         """Backward from `loss`, and one step of `SGD`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def infer(self) -> Any:
         """The scores of the images, in evaluation mode and without a graph."""
-        raise NotImplementedError
 
     def step(self) -> float:
         """One training step; returns the loss before it."""

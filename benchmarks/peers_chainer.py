@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 
-# What Chainer asks NumPy for when it is imported; NumPy 2 took it away.
-np.sctypes = {  # noqa: NPY201
+# What Chainer asks NumPy for when it is imported; NumPy 2 took it away. So it is put back, and imports come after it.
+np.sctypes = {  # noqa: NPY201 - it is set here, not used
     "int": [np.int8, np.int16, np.int32, np.int64],
     "uint": [np.uint8, np.uint16, np.uint32, np.uint64],
     "float": [np.float16, np.float32, np.float64],
 }
 
-import chainer  # noqa: E402
-import chainer.functions as F  # noqa: E402
-from chainer import optimizers  # noqa: E402
-from chainer.optimizer_hooks import WeightDecay  # noqa: E402
-from peers import SGD, Peer, Unsupported, bins, window  # noqa: E402
+import chainer  # noqa: E402 - needs sctypes
+import chainer.functions as F  # noqa: E402 - needs sctypes
+from chainer import optimizers  # noqa: E402 - needs sctypes
+from chainer.optimizer_hooks import WeightDecay  # noqa: E402 - needs sctypes
+from peers import SGD, Peer, Unsupported, bins, window  # noqa: E402 - needs sctypes
 
 
 class Chainer(Peer):

@@ -10,11 +10,11 @@ import numpy as np
 
 np.int = int  # noqa: NPY001  DeZero asks for it; NumPy 1.24 took the name away
 
-import dezero  # noqa: E402
-import dezero.functions as F  # noqa: E402
-from dezero.core import add  # noqa: E402
-from dezero.functions_conv import average_pooling, conv2d, pooling  # noqa: E402
-from peers import SGD, Peer, Unsupported, window  # noqa: E402
+import dezero  # noqa: E402 - needs np.int
+import dezero.functions as F  # noqa: E402 - needs np.int
+from dezero.core import add  # noqa: E402 - needs np.int
+from dezero.functions_conv import average_pooling, conv2d, pooling  # noqa: E402 - needs np.int
+from peers import SGD, Peer, Unsupported, window  # noqa: E402 - needs np.int
 
 
 class DeZero(Peer):

@@ -27,30 +27,30 @@ from typing import Any
 
 import numpy as np
 import own
+from contest import PEERS
 
 import minicnn
 
-MODULES = {"PyTorch": "peers_torch", "DeZero": "peers_dezero", "MyGrad": "peers_mygrad", "Chainer": "peers_chainer"}
 PRODUCT = "product"  # no library, NumPy's matrix product alone
-PACKAGES = {"PyTorch": "torch", "DeZero": "dezero", "MyGrad": "mygrad", "Chainer": "chainer", PRODUCT: "numpy"}
+PACKAGES = {**PEERS, PRODUCT: "numpy"}
 
 
 class Contender:
     """The commands, as methods; what they return goes back as JSON."""
 
     def __init__(self, library: str, threads: int):
-        self.library, self.threads = library, threads
-        self.module = importlib.import_module(MODULES[library]) if library in MODULES else own
+        self.name, self.threads = library, threads
+        self.module = importlib.import_module(f"peers_{PEERS[library]}") if library in PEERS else own
         self.kind = own.Own if self.module is own else self.module.CONTENDER
         self.tasks: dict[str, Callable[[], object]] = {}
         self.entrant: Any = None
 
     def hello(self) -> dict[str, Any]:
-        return {"version": version(PACKAGES[self.library]) if self.library in PACKAGES else minicnn.__version__}
+        return {"version": version(PACKAGES[self.name]) if self.name in PACKAGES else minicnn.__version__}
 
     def set_threads(self) -> None:
         """Give the library its threads; minicnn, which also lists the network for the others, has held BLAS at one."""
-        if self.module is own and self.library != PRODUCT:
+        if self.module is own and self.name != PRODUCT:
             minicnn.set_num_threads(self.threads)
             return
         import threadpoolctl
@@ -84,7 +84,7 @@ class Contender:
         """Set up the passes of a convolution, or the product of the same size, weights × columns."""
         rng = np.random.default_rng(1)
         weights = rng.standard_normal(w, dtype=np.float32)
-        if self.library == PRODUCT:
+        if self.name == PRODUCT:
             depth, sites = math.prod(w[1:]), math.prod(params["sites"])
             groups, at_once = params["groups"], max(1, min(batch, (64 << 20) // (4 * depth * sites)))
             a = weights.reshape(groups, -1, depth)

@@ -22,15 +22,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import backend, weights
-from .data import MNIST, Normalize, ToFloat
+from .data import MNIST, ImageFolder, Normalize, ToFloat
+from .data.pictures import FORMATS, MAX_PIXELS
 from .engine import Tensor, dry_run, no_grad
 from .nn import Module
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of red, green and blue in 0 to 1
+IMAGENET_MEAN, IMAGENET_STD = ImageFolder.MEAN, ImageFolder.STD  # of red, green and blue in 0 to 1
 
-# What Pillow may be asked to read. Not EPS, for instance, which is a program that another program would run.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
-MAX_PIXELS = 80_000_000  # in a picture, as it is and resized
 MAX_NAMES = 1 << 20  # bytes in a file of class names
 
 # The largest numbers that metadata may ask a network to be built with, and what else it may set.

@@ -192,7 +192,7 @@ def _call(text: str) -> tuple[list[Any], dict[str, Any]]:
         raise ValueError(f"must be written as in a call, for instance \"3, 8, bias=False\", got {text!r}") from None
 
 
-NETWORKS = [name for name in models.__all__ if name.islower() and not name.endswith("_loss")]
+NETWORKS = list(train.MODELS)
 
 COMMANDS = (
     "demo", "train", "resume", "step", "classify", "lab", "summary", "memory", "facts", "gradcheck", "doctor",

@@ -12,7 +12,7 @@ import itertools
 import os
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import copy_context
@@ -134,6 +134,24 @@ def run(work: Callable[[Part], Any], parts: Sequence[Part]) -> None:
     for error in errors:
         if error is not None:
             raise error
+
+
+def pieces(total: int, most: int) -> list[slice]:
+    """0 to `total` in slices of about the same length, none longer than `most` (or 1)."""
+    count = max(-(-total // max(most, 1)), 1)
+    return [slice(i * total // count, (i + 1) * total // count) for i in range(count)]
+
+
+def portions(items: list[Part], most: int) -> list[list[Part]]:
+    """`items` in order, in at most so many lists of about the same length."""
+    count = min(most, len(items))
+    return [items[i * len(items) // count : (i + 1) * len(items) // count] for i in range(count)]
+
+
+def each(work: Callable[[Part], object], items: Iterable[Part]) -> None:
+    """Call ``work(item)`` for all of them, here and in order."""
+    for item in items:
+        work(item)
 
 
 def _workers(count: int) -> ThreadPoolExecutor:

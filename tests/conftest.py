@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from minicnn import backend, engine, threads
+from minicnn.data import ArrayDataset
 
 # Without deadlines, because a busy machine is not a bug; in CI with the same examples every time.
 settings.register_profile(
@@ -116,6 +117,15 @@ def place(request):
 def rng() -> np.random.Generator:
     """A generator for the test's own data, the same numbers in every run."""
     return np.random.default_rng(20_240_229)
+
+
+@pytest.fixture
+def dots(rng):
+    """50 images of 4×4, so that batches of 8 leave 2 over; their class, of three, is where the bright pixel is."""
+    labels = rng.integers(0, 3, 50)
+    images = rng.normal(0, 0.1, (50, 4, 4)).astype(np.float32)
+    images[np.arange(50), 0, labels] += 1
+    return ArrayDataset(images, labels)
 
 
 def process_state() -> dict[str, Any]:

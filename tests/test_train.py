@@ -28,15 +28,6 @@ def small(monkeypatch):
     monkeypatch.setitem(train.SETS, "mnist", Small)
 
 
-@pytest.fixture
-def dots(rng):
-    """50 images of 4×4, so that batches of 8 leave 2 over; their class, of three, is where the bright pixel is."""
-    labels = rng.integers(0, 3, 50)
-    images = rng.normal(0, 0.1, (50, 4, 4)).astype(np.float32)
-    images[np.arange(50), 0, labels] += 1
-    return ArrayDataset(images, labels)
-
-
 def network():
     return nn.Sequential(
         ("conv", nn.Conv2d(1, 4, 2)), ("tanh", nn.Tanh()), ("flat", nn.Flatten()), ("drop", nn.Dropout(0.2)),

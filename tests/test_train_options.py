@@ -17,14 +17,6 @@ from minicnn.train import runs, sources
 pytestmark = pytest.mark.host
 
 
-@pytest.fixture
-def dots(rng):
-    labels = rng.integers(0, 3, 50)
-    images = rng.normal(0, 0.1, (50, 4, 4)).astype(np.float32)
-    images[np.arange(50), 0, labels] += 1
-    return ArrayDataset(images, labels)
-
-
 def network():
     backend.manual_seed(4)
     return nn.Sequential(

@@ -93,7 +93,8 @@ def plan(model: Module, input_shape: Sequence[Any]) -> Plan:
             input, weight = origin(node, 0), origin(node, 1)
             arguments = (input.shape, weight.shape, np.result_type(input.dtype, weight.dtype))
             chosen = conv.plan(*arguments, **node.params)
-            estimates = {name: cost / 1e6 for name, cost in conv.estimates(*arguments, **node.params).items()}
+            able = conv.algorithms(*arguments, **node.params)
+            estimates = {name: algorithm.cost() / 1e6 for name, algorithm in able.items()}
             rows.append(Row(node.path, input.shape, weight.shape, multiply_adds(node), chosen.name, estimates))
     name = getattr(model, "architecture", type(model).__name__)
     return Plan(name, tuple(shapes) if len(shapes) > 1 else shapes[0], tuple(rows))

@@ -161,7 +161,8 @@ def scratch(node: Node, backward: bool) -> tuple[dict[tuple[int, str, Any], int]
     return kept, sum(sizes.values()) - sum(kept.values()) + others * dtype.itemsize
 
 
-BITS, GATE = np.dtype(np.bool_), (("gate", np.dtype(np.bool_)),)
+BITS = np.dtype(np.bool_)
+GATE = (("gate", BITS),)
 
 # The scratch arrays, forward's and backward's, of operations that go through their arrays piece by piece: the role of
 # each, and the dtype of its numbers, None for the operation's own. A pooling has its phases besides.
@@ -183,9 +184,8 @@ def _in_pieces(node: Node, backward: bool) -> Iterator[tuple[str, Any, int, int]
     name, shape = node.op.name, origin(node, 0).shape
     roles, size = PIECEWISE.get(name, ((), ()))[backward], math.prod(shape)
     if name == "linear" and _is_divided(node) and not backward:
-        outputs = node.shape[-1]
-        parts = -(-outputs // fast_linear.OUTPUTS)
-        yield "product", None, -(-outputs // parts) * math.prod(node.shape[:-1]), parts
+        cut = threads.pieces(node.shape[-1], fast_linear.OUTPUTS)
+        yield "product", None, max(part.stop - part.start for part in cut) * math.prod(node.shape[:-1]), len(cut)
     if not roles or not size:
         return
     if name in ("max_pool2d", "avg_pool2d"):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from .. import backend
 from ..backend import Array, array_module
+from ..threads import pieces
 from . import conv
 
 
@@ -19,9 +20,8 @@ def _blocks(input: Array, weight: Array, stride, padding, dilation) -> list[slic
     kernel = weight.shape[2:]
     out_h, out_w = map(conv.output_size, size, kernel, stride, padding, dilation)
     an_image = channels * kernel[0] * kernel[1] * out_h * out_w * input.dtype.itemsize  # bytes of its columns
-    fitting = max(backend.max_workspace_size() // max(an_image, 1), 1)
-    count = max(-(-n // fitting), 1)
-    return [slice(i * n // count, (i + 1) * n // count) for i in range(count)]
+    fitting = backend.max_workspace_size() // max(an_image, 1)
+    return pieces(n, fitting)
 
 
 def conv2d_forward(input, weight, bias, stride, padding, dilation, groups):

@@ -169,6 +169,17 @@ def _counts(recipe: Recipe, total: int) -> tuple[int, int]:
     return last, recipe.images or last
 
 
+def _augmented(how: str, recipe: Recipe, view: list[Any], side: int) -> list[Any]:
+    """The transforms of images to train on, one of `AUGMENTATIONS`; `view` brings an image to its `side`."""
+    ways: dict[str, list[Any]] = {
+        "none": view,
+        "shift": [*view, RandomShift(recipe.shift)],
+        "crop": [*view, RandomCrop(side, padding=max(1, side // 8)), RandomHorizontalFlip()],
+        "photos": [RandomResizedCrop(side, scale=(0.25, 1.0)), RandomHorizontalFlip()],
+    }
+    return ways[how]
+
+
 # --------------------------------------------------------------------------------------- images that are in memory
 
 def _arrays(recipe: Recipe, kind: Any, everything: Any, test: Any) -> Data:
@@ -187,14 +198,7 @@ def _arrays(recipe: Recipe, kind: Any, everything: Any, test: Any) -> Data:
         mean, std = [-black / (white - black)] * channels, [1 / (white - black)] * channels
     normalize = Normalize(mean, std)
     how = recipe.augment or {"mnist": "shift"}.get(recipe.data, "crop")
-    augments: dict[str, list[Any]] = {
-        "none": [],
-        "shift": [RandomShift(recipe.shift)],
-        "crop": [RandomCrop(everything.images.shape[-1], padding=max(1, everything.images.shape[-1] // 8)),
-                 RandomHorizontalFlip()],
-        "photos": [RandomResizedCrop(everything.images.shape[-1], scale=(0.25, 1.0)), RandomHorizontalFlip()],
-    }  # fmt: skip
-    augment = augments[how]
+    augment = _augmented(how, recipe, [], everything.images.shape[-1])
     return Data(
         kind.__name__, tuple(everything.classes), channels, side, train, judged_by,
         Compose([*augment, *pad, *resize, normalize]), Compose([*pad, *resize, normalize]), train,
@@ -263,19 +267,13 @@ def _pictures(recipe: Recipe, folder: ImageFolder, test: ImageFolder | None) -> 
     resize = max(side, round(side * BORDER))
     how = recipe.augment or "photos"
     view: list[Any] = [Resize(resize), CenterCrop(side)]
-    augments: dict[str, list[Any]] = {
-        "none": view,
-        "shift": [*view, RandomShift(recipe.shift)],
-        "crop": [*view, RandomCrop(side, padding=max(1, side // 8)), RandomHorizontalFlip()],
-        "photos": [RandomResizedCrop(side, scale=(0.25, 1.0)), RandomHorizontalFlip()],
-    }
 
     def seen(dataset: ImageFolder, transforms: list[Any]) -> ImageFolder:
         other = copy.copy(dataset)
         other.transform, other.resize = Compose(transforms), resize
         return other
 
-    plain, augmented = seen(folder, view), seen(folder, augments[how])
+    plain, augmented = seen(folder, view), seen(folder, _augmented(how, recipe, view, side))
     judged_by: Any
     if test is None:
         train, judged_by = _split(plain, recipe.hold_back or None, recipe.seed)

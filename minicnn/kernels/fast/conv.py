@@ -17,23 +17,19 @@ ALGORITHMS = (Im2col.name, Winograd.name)
 forced: ContextVar[str | None] = ContextVar("convolution", default=None)  # one of them, wherever it applies
 
 
-def estimates(input_shape, weight_shape, dtype, stride, padding, dilation, groups) -> dict[str, float]:
-    """What the forward pass would take with each algorithm that can do it, in nanoseconds of an imagined core."""
-    shapes = input_shape, weight_shape
-    general = Im2col(*shapes, dtype, stride, padding, dilation, groups)
-    found = {Im2col.name: general.cost()}
-    if Winograd.applies(weight_shape, stride, padding, dilation, groups) and min(*input_shape, *general.out) > 0:
-        found[Winograd.name] = Winograd.cost(*shapes, padding)
-    return found
+def algorithms(input_shape, weight_shape, dtype, stride, padding, dilation, groups) -> dict[str, Im2col | Winograd]:
+    """Those that can do a convolution of these shapes, by name."""
+    general = Im2col(input_shape, weight_shape, dtype, stride, padding, dilation, groups)
+    if not Winograd.applies(weight_shape, stride, padding, dilation, groups) or min(*input_shape, *general.out) == 0:
+        return {Im2col.name: general}
+    return {Im2col.name: general, Winograd.name: Winograd(input_shape, weight_shape, dtype, padding)}
 
 
 def plan(input_shape, weight_shape, dtype, stride, padding, dilation, groups) -> Im2col | Winograd:
     """The algorithm for a convolution of these shapes, ready to run `forward` and `backward`."""
-    costs = estimates(input_shape, weight_shape, dtype, stride, padding, dilation, groups)
+    able = algorithms(input_shape, weight_shape, dtype, stride, padding, dilation, groups)
     choice = forced.get()
-    if (choice if choice in costs else min(costs, key=costs.__getitem__)) == Winograd.name:
-        return Winograd(input_shape, weight_shape, dtype, padding)
-    return Im2col(input_shape, weight_shape, dtype, stride, padding, dilation, groups)
+    return able[choice] if choice in able else min(able.values(), key=lambda algorithm: algorithm.cost())
 
 
 def conv2d_forward(input, weight, bias, stride, padding, dilation, groups):

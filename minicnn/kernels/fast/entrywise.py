@@ -14,8 +14,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ...threads import run
-from .scratch import pieces
+from ...threads import pieces, run
 
 PIECE = 1 << 19  # numbers: two megabytes of float32
 

@@ -22,9 +22,9 @@ from math import prod
 import numpy as np
 
 from ...backend import sliding_windows
-from ...threads import run
+from ...threads import each, pieces, portions, run
 from ..conv import output_size
-from .scratch import each, pieces, portions, scratch, sum_of_maps
+from .scratch import scratch, sum_of_maps
 
 NUMBERS = 1 << 18  # of a block's columns; a megabyte of float32
 LEAST_COLUMNS = 192  # of a block: a product with fewer spends its time on packing the weight
@@ -91,12 +91,12 @@ class Im2col:
         A shared block's are divided among threads; the others' only if their columns are too many. Channels of one
         group may be divided; of several groups, each is whole.
         """
-        each, most = total // self.groups, 8 * NUMBERS // max(numbers, 1)
-        units, most = (total, most) if self.groups == 1 else (self.groups, most // max(each, 1))
+        size, most = total // self.groups, 8 * NUMBERS // max(numbers, 1)
+        units, most = (total, most) if self.groups == 1 else (self.groups, most // max(size, 1))
         cut = pieces(units, min(most, -(-units // LEAST_BLOCKS)) if shared else most)
         if self.groups == 1:
             return [(part, slice(0, 1), part) for part in cut]
-        return [(slice(part.start * each, part.stop * each), part, slice(0, each)) for part in cut]
+        return [(slice(part.start * size, part.stop * size), part, slice(0, size)) for part in cut]
 
     def extent(self, block: Block) -> tuple[int, int, int]:
         """Images, rows, and windows of a block."""

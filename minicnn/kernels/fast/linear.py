@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...threads import run
+from ...threads import pieces, run
 from .. import linear
-from .scratch import pieces, scratch
+from .scratch import scratch
 
 OUTPUTS, INPUTS = 256, 1024  # in a part
 LEAST = 1 << 18  # numbers in a weight that is worth dividing

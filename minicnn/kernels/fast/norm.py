@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from ...threads import run
+from ...threads import pieces, run
 from ..norm import _count_per_channel
 from .entrywise import PIECE
-from .scratch import pieces, scratch
+from .scratch import scratch
 
 FAR = 4.0  # standard deviations: a mean so far from 0 costs two bits of the difference from it
 

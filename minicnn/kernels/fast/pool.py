@@ -16,11 +16,11 @@ from math import prod
 
 import numpy as np
 
-from ...threads import run
+from ...threads import pieces, run
 from .. import pool as neutral
 from .activation import WHOLE_NUMBERS
 from .entrywise import PIECE
-from .scratch import pieces, scratch
+from .scratch import scratch
 
 
 class Phases:

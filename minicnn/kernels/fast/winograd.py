@@ -31,14 +31,14 @@ thread; where there are few tiles, threads share a block, and divide the steps b
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cached_property, partial
 from math import prod
 
 import numpy as np
 
-from ...threads import run
+from ...threads import each, pieces, portions, run
 from .im2col import total
-from .scratch import each, pieces, portions, scratch, sum_of_maps
+from .scratch import scratch, sum_of_maps
 
 # fmt: off
 B_T = np.array([[4, 0, -5, 0, 1, 0], [0, -4, -4, 1, 1, 0], [0, 4, -4, -1, 1, 0],
@@ -105,7 +105,7 @@ class Tiles:
         images, rows = block
         return images.stop - images.start, rows.stop - rows.start, self.wide
 
-    def portions(self, total: int, block: Block) -> list[slice]:
+    def parts(self, total: int, block: Block) -> list[slice]:
         """Some of `total` channels or filters at a time; a shared block's are divided among threads."""
         most = PIECE // (TILE**2 * prod(self.size(block)))
         return pieces(total, min(most, -(-total // LEAST_BLOCKS)) if self.shared else most)
@@ -136,8 +136,7 @@ class Tiles:
         strides = (down, along, of_channel, of_image, self.step * down, self.step * along)
         tiles = scratch("tiles", (TILE, TILE, c, n, high, wide), self.dtype)
         tiles[...] = np.ndarray(tiles.shape, self.dtype, padded, strides=strides)  # its windows
-        out = v.reshape(TILE, TILE, *v.shape[1:])[:, :, channels].reshape(TILE, TILE, -1)
-        self._twice(self.b_t, tiles.reshape(TILE, TILE, -1), out)
+        self._twice(self.b_t, tiles.reshape(TILE, TILE, -1), _part(v, channels))
 
     def _strip(self, maps: np.ndarray, block: Block, filters: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The block's part of `maps`, (o, n, rows, columns); such an array whose tiles are all whole, itself if it can
@@ -151,8 +150,7 @@ class Tiles:
     def outputs(self, m: np.ndarray, block: Block, filters: slice, y: np.ndarray, bias: np.ndarray | None) -> None:
         """Y of some filters, from `m` = U·V (36, O, T) into their part of `y`."""
         tiles = scratch("tiles", (self.step, self.step, filters.stop - filters.start, *self.size(block)), self.dtype)
-        taken = m.reshape(TILE, TILE, *m.shape[1:])[:, :, filters].reshape(TILE, TILE, -1)
-        self._twice(self.a_t, taken, tiles.reshape(self.step, self.step, -1))
+        self._twice(self.a_t, _part(m, filters), tiles.reshape(self.step, self.step, -1))
         strip, room, columns = self._strip(y, block, filters)
         for j in range(self.step):
             if bias is None:
@@ -171,14 +169,18 @@ class Tiles:
             room[:, :, : strip.shape[2], : strip.shape[3]] = strip
         for j in range(self.step):
             tiles[:, j] = columns[j]
-        taken = m.reshape(TILE, TILE, *m.shape[1:])[:, :, filters].reshape(TILE, TILE, -1)
-        self._twice(self.a_t.T, tiles.reshape(self.step, self.step, -1), taken)
+        self._twice(self.a_t.T, tiles.reshape(self.step, self.step, -1), _part(m, filters))
 
     def blank(self, block: Block) -> tuple[np.ndarray, np.ndarray]:
         """Scratch arrays for V (36, C, T) and for U·V or M̂ (36, O, T)."""
         tiles = prod(self.size(block))
         v = scratch("columns", (TILE**2, self.channels, tiles), self.dtype)
         return v, scratch("product", (TILE**2, self.filters, tiles), self.dtype)
+
+
+def _part(values: np.ndarray, channels: slice) -> np.ndarray:
+    """Some channels of V, U·V or M̂ (36, C, T), as (6, 6, numbers) in its memory."""
+    return values.reshape(TILE, TILE, *values.shape[1:])[:, :, channels].reshape(TILE, TILE, -1)
 
 
 def _filters(weight: np.ndarray, turned: bool) -> np.ndarray:
@@ -203,9 +205,9 @@ def _convolve(tiles: Tiles, x: np.ndarray, u: np.ndarray, bias: np.ndarray | Non
 
     def pass_through(block: Block) -> None:
         v, m = tiles.blank(block)
-        run(lambda channels: tiles.inputs(x, block, channels, v), tiles.portions(tiles.channels, block))
+        run(lambda channels: tiles.inputs(x, block, channels, v), tiles.parts(tiles.channels, block))
         run(lambda some: np.matmul(u[some], v[some], out=m[some]), tiles.products())
-        run(lambda filters: tiles.outputs(m, block, filters, y, bias), tiles.portions(tiles.filters, block))
+        run(lambda filters: tiles.outputs(m, block, filters, y, bias), tiles.parts(tiles.filters, block))
 
     run(lambda share: each(pass_through, share), tiles.shares(len(tiles.blocks)))
     return y
@@ -223,21 +225,33 @@ class Winograd:
         square = weight_shape[3] == r in OUTPUTS
         return square and tuple(stride) == tuple(dilation) == (1, 1) and groups == 1 and max(padding) < r
 
-    @staticmethod
-    def cost(input_shape, weight_shape, padding) -> float:
-        """An estimate of the forward pass on one core, in nanoseconds of about 100 products with addition each."""
-        (n, c, *size), (o, _, r, _) = input_shape, weight_shape
-        high, wide = (-(-(s + 2 * p - r + 1) // OUTPUTS[r]) for s, p in zip(size, padding, strict=True))
-        return n * high * wide * (50 * c + 32 * o + 0.8 * c * o) + 25 * c * o  # tiles: V, Y, the products; U
-
     def __init__(self, input_shape, weight_shape, dtype, padding):
-        (n, channels, *_), (filters, _, r, _) = input_shape, weight_shape
-        self.weight_shape, self.dtype = weight_shape, dtype
-        self.tiles = Tiles(input_shape, filters, r, padding, dtype)
-        few = TILE**2 * channels * filters > LARGEST_SUM
-        self.sums = Tiles(input_shape, filters, r, padding, dtype, few_sums=few)
-        outside = (r - 1 - padding[0], r - 1 - padding[1])
-        self.turned = Tiles((n, filters, *self.tiles.out), channels, r, outside, dtype)
+        self.input_shape, self.weight_shape, self.dtype, self.padding = input_shape, weight_shape, dtype, padding
+        self.filters, self.channels, r, _ = weight_shape
+        self.out = tuple(s + 2 * p - r + 1 for s, p in zip(input_shape[2:], padding, strict=True))
+
+    def cost(self) -> float:
+        """An estimate of the forward pass on one core, in nanoseconds of about 100 products with addition each."""
+        c, o, step = self.channels, self.filters, OUTPUTS[self.weight_shape[2]]
+        tiles = self.input_shape[0] * prod(-(-size // step) for size in self.out)
+        return tiles * (50 * c + 32 * o + 0.8 * c * o) + 25 * c * o  # V, Y, the products; U
+
+    # Each pass cuts its maps when it comes to run.
+
+    @cached_property
+    def tiles(self) -> Tiles:
+        return Tiles(self.input_shape, self.filters, self.weight_shape[2], self.padding, self.dtype)
+
+    @cached_property
+    def sums(self) -> Tiles:
+        few = TILE**2 * self.channels * self.filters > LARGEST_SUM
+        return Tiles(self.input_shape, self.filters, self.weight_shape[2], self.padding, self.dtype, few_sums=few)
+
+    @cached_property
+    def turned(self) -> Tiles:
+        r = self.weight_shape[2]
+        outside = (r - 1 - self.padding[0], r - 1 - self.padding[1])
+        return Tiles((self.input_shape[0], self.filters, *self.out), self.channels, r, outside, self.dtype)
 
     def forward(self, input: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
         return _convolve(self.tiles, input, _filters(weight.astype(self.dtype, copy=False), False), bias)
@@ -263,8 +277,8 @@ class Winograd:
                 else:
                     of_u[share, some] += m[some] @ v[some].transpose(0, 2, 1)
 
-            run(lambda channels: tiles.inputs(input, block, channels, v), tiles.portions(c, block))
-            run(lambda filters: tiles.gradients(grad_output, block, filters, m), tiles.portions(o, block))
+            run(lambda channels: tiles.inputs(input, block, channels, v), tiles.parts(c, block))
+            run(lambda filters: tiles.gradients(grad_output, block, filters, m), tiles.parts(o, block))
             run(multiply, tiles.products())
 
         run(lambda i: each(partial(pass_through, i), shares[i]), range(len(shares)))
@@ -286,7 +300,7 @@ class Winograd:
                 numbers = TILE**2 * channels * n * high * wide
                 found += [(thread, role, numbers) for thread in range(1 if tiles.shared else takers)]
             channels, filters = (
-                max(part.stop - part.start for part in tiles.portions(total, block)) * n
+                max(part.stop - part.start for part in tiles.parts(total, block)) * n
                 for total in (tiles.channels, tiles.filters)
             )
             tall, broad = (tiles.step * size for size in (high, wide))
