@@ -1,9 +1,9 @@
-"""How many threads the arithmetic uses, and the pool that they work in.
+"""How many threads the arithmetic uses, and the helpers that share it.
 
 The same seed shall give the same bits on any number of threads (design decision 11). So work is cut into parts that
 depend on the work alone, threads take parts as they come free, and BLAS, whose thread count changes the bits of a
 product, is held at one thread from the first operation on. That takes threadpoolctl (the extra ``fast``). Without it
-the pool steps aside: BLAS threads as it likes, and ``minicnn doctor`` says that the promise is withdrawn.
+the helpers rest: BLAS threads as it likes, and ``minicnn doctor`` says that the promise is withdrawn.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ import os
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from contextvars import copy_context
+from functools import partial
 from importlib.util import find_spec
 from typing import Any, TypeVar
 
@@ -25,8 +24,8 @@ Part = TypeVar("Part")
 
 _requested: int | None = None  # by set_num_threads
 _blas_held: bool | None = None  # whether BLAS is held at one thread; None before the first operation
-_pool: ThreadPoolExecutor | None = None
-_pool_size = 0
+_all: list[_Helper] = []
+_idle: list[_Helper] = []
 _inside = threading.local()  # .busy in a thread that is working on a part: parts of parts run where they are
 
 
@@ -99,41 +98,99 @@ def blas_libraries() -> list[dict[str, Any]] | None:
     return [library for library in threadpoolctl.threadpool_info() if library["user_api"] == "blas"]
 
 
+class _Helper(threading.Thread):
+    """A thread that sleeps until it is given work.
+
+    Two locks do it. The standard library's pools keep queues and futures besides, and to hand them a task takes as
+    long as many a task here: 100 µs.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(name="minicnn", daemon=True)
+        self.given = threading.Lock()
+        self.given.acquire()
+        self.start()
+
+    def begin(self, work: Callable[[], object]) -> None:
+        self.finished, self.done = False, threading.Lock()
+        self.done.acquire()
+        self.work: Callable[[], object] | None = work
+        self.given.release()
+
+    def wait(self) -> None:
+        """Until the work is done; if this is interrupted, wait again."""
+        while not self.finished:
+            self.done.acquire()
+
+    def run(self) -> None:
+        while True:
+            self.given.acquire()
+            assert self.work is not None
+            self.work()
+            self.work = None  # or its arrays would live on
+            done = self.done  # who sees that it is finished may already give the next work
+            self.finished = True
+            done.release()
+
+
 def run(work: Callable[[Part], Any], parts: Sequence[Part]) -> None:
-    """Call ``work(part)`` for every part, on the pool's threads and this one; return when all are done.
+    """Call ``work(part)`` for every part, on this thread and on helpers; return when all are done.
 
     The parts must not depend on each other. The first exception is raised here, after all threads have stopped.
     """
-    helpers = min(get_num_threads(), len(parts)) - 1
-    if helpers < 1 or not hold_blas() or getattr(_inside, "busy", False):
+    wanted = min(get_num_threads(), len(parts)) - 1
+    if wanted < 1 or not hold_blas() or getattr(_inside, "busy", False):
         for part in parts:
             work(part)
         return
     ticket = itertools.count()  # next() on it is atomic
-    failed = threading.Event()
+    errors: list[BaseException] = []
 
     def take_parts() -> None:
         _inside.busy = True
         try:
-            while (i := next(ticket)) < len(parts) and not failed.is_set():
+            while not errors and (i := next(ticket)) < len(parts):
                 work(parts[i])
-        except BaseException:
-            failed.set()
-            raise
+        except BaseException as error:
+            errors.append(error)
         finally:
             _inside.busy = False
 
-    futures: list[Future[None]] = []
-    with suppress(RuntimeError):  # no thread can be started here (a browser, a limit, the interpreter's end)
-        for _ in range(helpers):  # each in this thread's context, NumPy's error state included
-            futures.append(_workers(helpers).submit(copy_context().run, take_parts))
-    try:
-        take_parts()
-    finally:
-        errors = [future.exception() for future in futures]
-    for error in errors:
-        if error is not None:
-            raise error
+    helpers = _borrow(wanted)
+    for helper in helpers:  # each in this thread's context, NumPy's error state included
+        helper.begin(partial(copy_context().run, take_parts))
+    take_parts()
+    while not all(helper.finished for helper in helpers):
+        try:
+            for helper in helpers:
+                helper.wait()
+        except BaseException as error:  # Ctrl-C: not before nobody writes into the arrays any more
+            errors.append(error)
+    _idle.extend(helpers)
+    if errors:
+        first = errors[0]
+        errors.clear()  # the error knows this frame, so the frame should not know the error
+        try:
+            raise first
+        finally:
+            del first
+
+
+def _borrow(wanted: int) -> list[_Helper]:
+    """Idle helpers, new ones if there are too few; fewer than `wanted` if others have them all."""
+    helpers: list[_Helper] = []
+    while len(helpers) < wanted:
+        try:
+            helpers.append(_idle.pop())  # atomic
+        except IndexError:
+            if len(_all) >= get_num_threads() - 1:
+                break
+            try:
+                helpers.append(_Helper())
+            except RuntimeError:  # no thread can be started here (a browser, a limit, the interpreter's end)
+                break
+            _all.append(helpers[-1])
+    return helpers
 
 
 def pieces(total: int, most: int) -> list[slice]:
@@ -154,20 +211,11 @@ def each(work: Callable[[Part], object], items: Iterable[Part]) -> None:
         work(item)
 
 
-def _workers(count: int) -> ThreadPoolExecutor:
-    global _pool, _pool_size
-    if _pool is None or _pool_size < count:
-        if _pool is not None:
-            _pool.shutdown(wait=False)
-        _pool, _pool_size = ThreadPoolExecutor(count, thread_name_prefix="minicnn"), count
-    return _pool
-
-
-def _forget_pool() -> None:
-    """A forked child has the pool's object but none of its threads."""
-    global _pool
-    _pool = None
+def _forget_helpers() -> None:
+    """A forked child has the helpers' objects but none of their threads."""
+    _idle.clear()
+    _all.clear()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_pool)
+    os.register_at_fork(after_in_child=_forget_helpers)

@@ -1,9 +1,11 @@
-"""The thread pool, and the promise that the number of threads changes no bit."""
+"""Threads that share work, and the promise that their number changes no bit."""
 
 import os
 import subprocess
 import sys
 import threading
+import time
+import weakref
 
 import numpy as np
 import pytest
@@ -66,7 +68,7 @@ def test_parts_of_parts_run_where_they_are(count):
 
 
 @pytest.mark.parametrize("n", [1, 2])
-def test_an_exception_in_any_part_arrives_and_the_pool_lives_on(n, count):
+def test_an_exception_in_any_part_arrives_and_the_helpers_live_on(n, count):
     count(n)
 
     def work(part):
@@ -80,7 +82,84 @@ def test_an_exception_in_any_part_arrives_and_the_pool_lives_on(n, count):
     assert sorted(done) == list(range(8))
 
 
-def test_without_threadpoolctl_the_pool_steps_aside(count, monkeypatch):
+def test_who_is_interrupted_leaves_when_nobody_writes_any_more(count):
+    """Ctrl-C reaches this thread alone, while the other is in the middle of a part."""
+    count(2)
+    main, busy, done = threading.get_ident(), threading.Event(), []
+
+    def work(part):
+        if threading.get_ident() == main:
+            assert busy.wait(20)
+            raise KeyboardInterrupt
+        busy.set()
+        time.sleep(0.2)
+        done.append(part)
+
+    with pytest.raises(KeyboardInterrupt):
+        threads.run(work, range(2))
+    assert len(done) == 1
+
+
+def test_an_interruption_while_waiting_waits_on(count, monkeypatch):
+    count(2)
+    main, begun, done = threading.get_ident(), threading.Event(), []
+    wait, interruptions = threads._Helper.wait, [KeyboardInterrupt, KeyboardInterrupt]
+
+    def interrupted(helper):
+        if interruptions:
+            raise interruptions.pop()
+        wait(helper)
+
+    def work(part):
+        if threading.get_ident() == main:
+            assert begun.wait(20)
+        else:
+            begun.set()
+            time.sleep(0.2)
+            done.append(part)
+
+    monkeypatch.setattr(threads._Helper, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        threads.run(work, range(2))
+    assert len(done) == 1 and not interruptions
+
+
+def test_threads_of_the_users_own_share_the_helpers(count):
+    """Whoever finds no helper idle works alone; nobody's parts get lost."""
+    count(3)
+    results = {}
+
+    def use(name):
+        for _ in range(50):
+            done = []
+            threads.run(done.append, range(7))
+            results.setdefault(name, []).append(sorted(done) == list(range(7)))
+
+    users = [threading.Thread(target=use, args=(name,)) for name in range(4)]
+    for user in users:
+        user.start()
+    for user in users:
+        user.join()
+    assert results == {name: [True] * 50 for name in range(4)}
+    assert len(threads._idle) == len(threads._all)
+
+
+def test_helpers_keep_nothing_of_the_work(count):
+    count(2)
+    array = np.ones(3)
+    known = weakref.ref(array)
+
+    def work(part, array=array):
+        time.sleep(0.01)
+
+    threads.run(work, range(8))
+    with pytest.raises(ZeroDivisionError):
+        threads.run(lambda part, array=array: 1 / 0, range(8))
+    del work, array
+    assert known() is None
+
+
+def test_without_threadpoolctl_the_helpers_rest(count, monkeypatch):
     count(2)
     monkeypatch.setattr(threads, "_blas_held", False)
     who = set()
@@ -93,18 +172,19 @@ def test_without_threadpoolctl_the_pool_steps_aside(count, monkeypatch):
 def test_where_no_thread_can_be_started_the_work_is_done_all_the_same(count, monkeypatch):
     count(2)
 
-    class Nothing:
-        def submit(self, *work):
-            raise RuntimeError("can't start new thread")
+    def start(self):
+        raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(threads, "_workers", lambda n: Nothing())
+    monkeypatch.setattr(threads._Helper, "start", start)
+    monkeypatch.setattr(threads, "_all", [])
+    monkeypatch.setattr(threads, "_idle", [])
     done = []
     threads.run(done.append, range(5))
     assert done == list(range(5))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_forked_child_makes_its_own_pool():
+def test_a_forked_child_makes_its_own_helpers():
     code = """
 import os, sys, minicnn
 from minicnn import threads

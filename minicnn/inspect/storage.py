@@ -126,10 +126,12 @@ def temporaries(node: Node, backward: bool) -> int:
     name, output, input = node.op.name, size_in_bytes(node), size_in_bytes(origin(node, 0))
     if name in ("conv2d", *PIECEWISE):
         return scratch(node, backward)[1]
-    if name == "adaptive_avg_pool2d":  # the means of rows, of every column, but for the two easy sizes
+    if name == "adaptive_avg_pool2d":  # the means of rows, of every column, but for whole planes and few bins
         n, c, out_h, out_w = node.shape
         height, width = origin(node, 0).shape[2:]
-        return 0 if (out_h, out_w) in ((1, 1), (height, width)) else n * c * out_h * width * node.dtype.itemsize
+        if (out_h, out_w) == (height, width) or 0 < out_h * out_w <= fast_pool.MOST_BINS:
+            return 0
+        return n * c * out_h * width * node.dtype.itemsize
     if name == "linear" and (node.inputs[2] is None or _is_divided(node)):
         return 0
     of_input, of_output = TEMPORARIES.get(name, ((0, 0), (0, 0)))[backward]

@@ -82,8 +82,9 @@ class Im2col:
         return portions(blocks, most if len(blocks) >= (2 if self.small else LEAST_BLOCKS) else 1)
 
     def sums(self) -> int:
-        """How many partial sums of the weight's gradient: they have to be added up."""
-        return min(max(SUM_NUMBERS * self.groups // (self.filters * self.channels * self.taps), 2), SUMS)
+        """How many partial sums of the weight's gradient: they have to be added up. A power of two, for threads."""
+        fitting = SUM_NUMBERS * self.groups // (self.filters * self.channels * self.taps)
+        return 1 << min(max(fitting, 2), SUMS).bit_length() - 1
 
     def parts(self, total: int, numbers: int, shared: bool) -> list[Part]:
         """All `total` channels (the input's, or the filters), some at a time; each brings so many `numbers` with it.

@@ -211,22 +211,40 @@ def avg_pool2d_backward(
     return (grad_input.reshape(shape),)
 
 
+MOST_BINS = 64  # of a plane, for a product: every bin reads the whole plane
+
+
+def _means(size: tuple[int, int], output_size: tuple[int, int], dtype) -> np.ndarray | None:
+    """(bins, H·W): what each entry of a plane counts in the mean of each bin; None where products would be slower."""
+    if not 0 < prod(output_size) <= MOST_BINS:
+        return None
+    rows, columns = (np.zeros((out, length)) for out, length in zip(output_size, size, strict=True))
+    for matrix in (rows, columns):
+        for i, (start, end) in enumerate(neutral._bins(matrix.shape[1], len(matrix))):
+            matrix[i, start:end] = 1 / (end - start)
+    return np.kron(rows, columns).astype(dtype)
+
+
 def adaptive_avg_pool2d_forward(input, output_size):
-    """A mean over whole planes is a product with ones, and a bin of one entry is a copy."""
+    """Few bins are a product with the matrix of their weights; a bin of one entry is a copy."""
     n, c, h, w = input.shape
     if output_size == (h, w):
         return input.copy(), input.shape
-    if output_size != (1, 1):
-        return neutral.adaptive_avg_pool2d_forward(input, output_size)
-    means = np.ascontiguousarray(input).reshape(n, c, h * w) @ np.ones(h * w, input.dtype)
-    return (means / (h * w)).reshape(n, c, 1, 1), input.shape
+    means = _means((h, w), output_size, input.dtype)
+    if means is not None:
+        output = (np.ascontiguousarray(input).reshape(n, c, h * w) @ means.T).reshape(n, c, *output_size)
+        if np.isfinite(output).all():  # an infinity, times the zero of a bin where it is not, became a NaN
+            return output, input.shape
+    return neutral.adaptive_avg_pool2d_forward(input, output_size)
 
 
 def adaptive_avg_pool2d_backward(grad_output, input_shape, needs, output_size):
-    if output_size == input_shape[2:]:
+    n, c, h, w = input_shape
+    if output_size == (h, w):
         return (grad_output,)
-    if output_size != (1, 1):
-        return neutral.adaptive_avg_pool2d_backward(grad_output, input_shape, needs, output_size)
-    grad_input = np.empty(input_shape, grad_output.dtype)
-    grad_input[...] = grad_output / prod(input_shape[2:])
-    return (grad_input,)
+    means = _means((h, w), output_size, grad_output.dtype)
+    if means is not None:
+        grad_input = np.ascontiguousarray(grad_output).reshape(n, c, len(means)) @ means
+        if np.isfinite(grad_input).all():
+            return (grad_input.reshape(input_shape),)
+    return neutral.adaptive_avg_pool2d_backward(grad_output, input_shape, needs, output_size)

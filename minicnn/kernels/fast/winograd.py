@@ -25,8 +25,10 @@ value.
 S. Winograd, "Arithmetic complexity of computations", 1980; A. Lavin and S. Gray, "Fast algorithms for convolutional
 neural networks", CVPR 2016, section 4 (arXiv:1509.09308).
 
-The 36 products are independent. A block of tiles that fits a core's cache passes through all three steps on one
-thread; where there are few tiles, threads share a block, and divide the steps by channels, by the 36, by filters.
+A block of tiles that fits a core's cache passes through all steps on one thread. Where there are few tiles, threads
+share a block: they divide V by channels, and then all the rest by filters. U of some filters is made there too, as all
+of it would leave the cache (512 channels have 38 MB of it) only to be fetched again for the products. For ∂L/∂U they
+divide V and M̂ by channels, and then the 36 products.
 """
 
 from __future__ import annotations
@@ -65,6 +67,8 @@ NUMBERS = 1 << 18  # of a block's V or U·V; 1 MB of float32
 LEAST_TILES = 96  # of a block: products with fewer spend their time on packing U
 LEAST_BLOCKS = 4  # with fewer, threads share each block
 SHARED_NUMBERS = 1 << 22  # of a shared block's V
+UNPACKED = 1_000_000  # multiplications in a product that OpenBLAS does without packing its factors first
+LEAST_FILTERS = 16  # in such a product; with fewer it is not worth it
 PIECE = 1 << 18  # numbers that a transform works on at a time
 SUMS = 8  # partial sums of the weight's gradient
 LARGEST_SUM = 1 << 19  # numbers in one; where it would have more, threads share the blocks
@@ -97,7 +101,7 @@ class Tiles:
         return [(images, slice(0, self.high)) for images in pieces(self.n, tiles // of_image)]
 
     def shares(self, most: int) -> list[list[Block]]:
-        """Lists of blocks that threads work through; a single list, where threads share the blocks themselves."""
+        """Lists of blocks that threads add up; a single list, where threads share the blocks themselves."""
         return [self.blocks] if self.shared else portions(self.blocks, most)
 
     def size(self, block: Block) -> tuple[int, int, int]:
@@ -105,14 +109,24 @@ class Tiles:
         images, rows = block
         return images.stop - images.start, rows.stop - rows.start, self.wide
 
+    def at_once(self, block: Block) -> int:
+        """How many channels or filters a transform works on at a time."""
+        return PIECE // (TILE**2 * prod(self.size(block)))
+
     def parts(self, total: int, block: Block) -> list[slice]:
-        """Some of `total` channels or filters at a time; a shared block's are divided among threads."""
-        most = PIECE // (TILE**2 * prod(self.size(block)))
+        """All channels or filters for a transform; a shared block's are divided among threads."""
+        most = self.at_once(block)
         return pieces(total, min(most, -(-total // LEAST_BLOCKS)) if self.shared else most)
 
     def products(self) -> list[slice]:
         """The 36, a shared block's in parts that threads take."""
         return pieces(TILE**2, 6 if self.shared else TILE**2)
+
+    def some_filters(self, block: Block) -> list[slice]:
+        """A shared block's filters, for threads to take; where it pays, so few that the products are not packed."""
+        unpacked = UNPACKED // (self.channels * prod(self.size(block)))
+        most = -(-self.filters // LEAST_BLOCKS)
+        return pieces(self.filters, min(unpacked, most) if unpacked >= LEAST_FILTERS else 2 * most)
 
     def _twice(self, matrix: np.ndarray, x: np.ndarray, out: np.ndarray) -> None:
         """(matrix ⊗ matrix) x, for x (i, j, N) and out (k, l, N): first the rows of tiles, then the columns."""
@@ -122,7 +136,7 @@ class Tiles:
         np.matmul(matrix, rows.reshape(k, j, n), out=out)
 
     def inputs(self, x: np.ndarray, block: Block, channels: slice, v: np.ndarray) -> None:
-        """V of some channels, into `v` (36, C, T)."""
+        """V of some channels, into their `v` (36, C, T)."""
         (images, rows), (n, high, wide), c = block, self.size(block), channels.stop - channels.start
         tall, broad = (self.step * size + TILE - self.step for size in (high, wide))
         padded = scratch("padded", (c, n, tall, broad), self.dtype)
@@ -136,7 +150,7 @@ class Tiles:
         strides = (down, along, of_channel, of_image, self.step * down, self.step * along)
         tiles = scratch("tiles", (TILE, TILE, c, n, high, wide), self.dtype)
         tiles[...] = np.ndarray(tiles.shape, self.dtype, padded, strides=strides)  # its windows
-        self._twice(self.b_t, tiles.reshape(TILE, TILE, -1), _part(v, channels))
+        self._twice(self.b_t, tiles.reshape(TILE, TILE, -1), _squared(v))
 
     def _strip(self, maps: np.ndarray, block: Block, filters: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The block's part of `maps`, (o, n, rows, columns); such an array whose tiles are all whole, itself if it can
@@ -148,9 +162,9 @@ class Tiles:
         return strip, room, room.reshape(*whole[:2], high, step, wide, step).transpose(5, 3, 0, 1, 2, 4)
 
     def outputs(self, m: np.ndarray, block: Block, filters: slice, y: np.ndarray, bias: np.ndarray | None) -> None:
-        """Y of some filters, from `m` = U·V (36, O, T) into their part of `y`."""
+        """Y of some filters, from their `m` = U·V (36, O, T) into their part of `y`."""
         tiles = scratch("tiles", (self.step, self.step, filters.stop - filters.start, *self.size(block)), self.dtype)
-        self._twice(self.a_t, _part(m, filters), tiles.reshape(self.step, self.step, -1))
+        self._twice(self.a_t, _squared(m), tiles.reshape(self.step, self.step, -1))
         strip, room, columns = self._strip(y, block, filters)
         for j in range(self.step):
             if bias is None:
@@ -161,7 +175,7 @@ class Tiles:
             strip[...] = room[:, :, : strip.shape[2], : strip.shape[3]]
 
     def gradients(self, grad_output: np.ndarray, block: Block, filters: slice, m: np.ndarray) -> None:
-        """M̂ of some filters, into `m` (36, O, T)."""
+        """M̂ of some filters, into their `m` (36, O, T)."""
         tiles = scratch("tiles", (self.step, self.step, filters.stop - filters.start, *self.size(block)), self.dtype)
         strip, room, columns = self._strip(grad_output, block, filters)
         if room is not strip:
@@ -169,28 +183,38 @@ class Tiles:
             room[:, :, : strip.shape[2], : strip.shape[3]] = strip
         for j in range(self.step):
             tiles[:, j] = columns[j]
-        self._twice(self.a_t.T, tiles.reshape(self.step, self.step, -1), _part(m, filters))
+        self._twice(self.a_t.T, tiles.reshape(self.step, self.step, -1), _squared(m))
 
-    def blank(self, block: Block) -> tuple[np.ndarray, np.ndarray]:
-        """Scratch arrays for V (36, C, T) and for U·V or M̂ (36, O, T)."""
-        tiles = prod(self.size(block))
-        v = scratch("columns", (TILE**2, self.channels, tiles), self.dtype)
-        return v, scratch("product", (TILE**2, self.filters, tiles), self.dtype)
+    def blank(self, role: str, channels: int, block: Block) -> np.ndarray:
+        """A scratch array for V, U·V or M̂ of so many channels, (36, channels, T)."""
+        return scratch(role, (TILE**2, channels, prod(self.size(block))), self.dtype)
+
+    def all_inputs(self, x: np.ndarray, block: Block) -> np.ndarray:
+        """V (36, C, T)."""
+        v = self.blank("columns", self.channels, block)
+        run(lambda part: self.inputs(x, block, part, v[:, part]), self.parts(self.channels, block))
+        return v
+
+    def all_gradients(self, grad_output: np.ndarray, block: Block) -> np.ndarray:
+        """M̂ (36, O, T)."""
+        m = self.blank("product", self.filters, block)
+        run(lambda part: self.gradients(grad_output, block, part, m[:, part]), self.parts(self.filters, block))
+        return m
 
 
-def _part(values: np.ndarray, channels: slice) -> np.ndarray:
-    """Some channels of V, U·V or M̂ (36, C, T), as (6, 6, numbers) in its memory."""
-    return values.reshape(TILE, TILE, *values.shape[1:])[:, :, channels].reshape(TILE, TILE, -1)
+def _squared(values: np.ndarray) -> np.ndarray:
+    """V, U·V or M̂ (36, C, T) as (6, 6, numbers) in its memory."""
+    return values.reshape(TILE, TILE, -1)
 
 
-def _filters(weight: np.ndarray, turned: bool) -> np.ndarray:
-    """U (36, O, C); of the kernels turned about and with inputs and outputs exchanged, (36, C, O)."""
+def _filters(weight: np.ndarray, turned: bool, some: slice) -> np.ndarray:
+    """U of some filters, (36, O, C); of the kernels turned about, with inputs and outputs exchanged, (36, C, O)."""
     o, c, *kernel = weight.shape
-    matrix = _both(weight)  # (36, r²)
-    matrix = matrix[:, ::-1] if turned else matrix
-    u = scratch("filters", (o, TILE**2, c), weight.dtype)  # in this order, so that a filter's are written side by side
     flat = weight.reshape(o, c, prod(kernel)).transpose(0, 2, 1)
-    run(lambda part: np.matmul(matrix, flat[part], out=u[part]), pieces(o, PIECE // (TILE**2 * c)))
+    flat, matrix = (flat[:, :, some], _both(weight)[:, ::-1].copy()) if turned else (flat[some], _both(weight))
+    u = scratch("filters", (len(flat), TILE**2, flat.shape[2]), weight.dtype)  # a filter's are written side by side
+    most = min(PIECE // (TILE**2 * u.shape[2]), -(-len(u) // LEAST_BLOCKS))
+    run(lambda part: np.matmul(matrix, flat[part], out=u[part]), pieces(len(u), most))
     return u.transpose(1, 2, 0) if turned else u.transpose(1, 0, 2)
 
 
@@ -200,16 +224,28 @@ def _both(weight: np.ndarray) -> np.ndarray:
     return np.kron(once, once).astype(weight.dtype)
 
 
-def _convolve(tiles: Tiles, x: np.ndarray, u: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
+def _convolve(tiles: Tiles, x: np.ndarray, weight: np.ndarray, turned: bool, bias: np.ndarray | None) -> np.ndarray:
     y = np.empty((tiles.n, tiles.filters, *tiles.out), tiles.dtype)
 
-    def pass_through(block: Block) -> None:
-        v, m = tiles.blank(block)
-        run(lambda channels: tiles.inputs(x, block, channels, v), tiles.parts(tiles.channels, block))
-        run(lambda some: np.matmul(u[some], v[some], out=m[some]), tiles.products())
-        run(lambda filters: tiles.outputs(m, block, filters, y, bias), tiles.parts(tiles.filters, block))
+    def finish(block: Block, v: np.ndarray, filters: slice, u: np.ndarray) -> None:
+        """From V to the outputs of some filters."""
+        count = filters.stop - filters.start
+        m = np.matmul(u, v, out=tiles.blank("product", count, block))
+        for part in pieces(count, tiles.at_once(block)):
+            tiles.outputs(m[:, part], block, slice(filters.start + part.start, filters.start + part.stop), y, bias)
 
-    run(lambda share: each(pass_through, share), tiles.shares(len(tiles.blocks)))
+    def share(block: Block) -> None:
+        v = tiles.all_inputs(x, block)
+        run(lambda some: finish(block, v, some, _filters(weight, turned, some)), tiles.some_filters(block))
+
+    def pass_through(u: np.ndarray, block: Block) -> None:
+        finish(block, tiles.all_inputs(x, block), slice(0, tiles.filters), u)
+
+    if tiles.shared:
+        each(share, tiles.blocks)
+    else:
+        u = _filters(weight, turned, slice(0, tiles.filters))
+        run(partial(pass_through, u), tiles.blocks)
     return y
 
 
@@ -254,11 +290,11 @@ class Winograd:
         return Tiles((self.input_shape[0], self.filters, *self.out), self.channels, r, outside, self.dtype)
 
     def forward(self, input: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
-        return _convolve(self.tiles, input, _filters(weight.astype(self.dtype, copy=False), False), bias)
+        return _convolve(self.tiles, input, weight.astype(self.dtype, copy=False), False, bias)
 
     def backward(self, grad_output, input, weight, needs):
         weight = weight.astype(self.dtype, copy=False)
-        grad_input = _convolve(self.turned, grad_output, _filters(weight, True), None) if needs[0] else None
+        grad_input = _convolve(self.turned, grad_output, weight, True, None) if needs[0] else None
         grad_weight = self._sum(grad_output, input, weight) if needs[1] else None
         return grad_input, grad_weight, sum_of_maps(grad_output) if needs[2] else None
 
@@ -268,20 +304,18 @@ class Winograd:
         shares = tiles.shares(SUMS)
         of_u = scratch("sums", (len(shares), TILE**2, o, c), self.dtype)
 
-        def pass_through(share: int, block: Block) -> None:
-            v, m = tiles.blank(block)
+        def add(share: int, block: Block) -> None:
+            v, m = tiles.all_inputs(input, block).transpose(0, 2, 1), tiles.all_gradients(grad_output, block)
 
             def multiply(some: slice) -> None:
                 if block is shares[share][0]:
-                    np.matmul(m[some], v[some].transpose(0, 2, 1), out=of_u[share, some])
+                    np.matmul(m[some], v[some], out=of_u[share, some])
                 else:
-                    of_u[share, some] += m[some] @ v[some].transpose(0, 2, 1)
+                    of_u[share, some] += m[some] @ v[some]
 
-            run(lambda channels: tiles.inputs(input, block, channels, v), tiles.parts(c, block))
-            run(lambda filters: tiles.gradients(grad_output, block, filters, m), tiles.parts(o, block))
             run(multiply, tiles.products())
 
-        run(lambda i: each(partial(pass_through, i), shares[i]), range(len(shares)))
+        run(lambda i: each(partial(add, i), shares[i]), range(len(shares)))
         matrix, grad_weight = _both(weight), np.empty((o * c, prod(kernel)), self.dtype)
         whole = total(of_u).reshape(TILE**2, o * c)
         run(lambda part: np.matmul(whole[:, part].T, matrix, out=grad_weight[part]), pieces(o * c, PIECE // TILE**2))
@@ -291,18 +325,29 @@ class Winograd:
         """What a pass takes beside its arguments and results; as `Im2col.scratch`."""
         o, c, *_ = self.weight_shape
         passes = [self.turned] * needs[0] + [self.sums] * needs[1] if backward else [self.tiles]
-        found = [(0, "filters", TILE**2 * o * c)] * (not backward or needs[0])
+        found: list[tuple[int, str, int]] = []
         for tiles in passes:
             block = max(tiles.blocks, key=lambda block: prod(tiles.size(block)))
             n, high, wide = tiles.size(block)
-            takers = min(threads, 6 if tiles.shared else len(tiles.shares(len(tiles.blocks))))
-            for role, channels in (("columns", tiles.channels), ("product", tiles.filters)):
-                numbers = TILE**2 * channels * n * high * wide
-                found += [(thread, role, numbers) for thread in range(1 if tiles.shared else takers)]
+            of_channel = TILE**2 * n * high * wide
+            takers = range(min(threads, 6 if tiles.shared else len(tiles.shares(len(tiles.blocks)))))
+            holders = range(1) if tiles.shared else takers
+            found += [(thread, "columns", tiles.channels * of_channel) for thread in holders]
             channels, filters = (
-                max(part.stop - part.start for part in tiles.parts(total, block)) * n
+                max(part.stop - part.start for part in tiles.parts(total, block))
                 for total in (tiles.channels, tiles.filters)
             )
+            if tiles is self.sums:
+                found += [(thread, "product", tiles.filters * of_channel) for thread in holders]
+                found.append((0, "sums", len(tiles.shares(SUMS)) * TILE**2 * o * c))
+            else:
+                cut = tiles.some_filters(block) if tiles.shared else [slice(0, tiles.filters)]
+                some = max(part.stop - part.start for part in cut)
+                found += [(thread, "product", some * of_channel) for thread in takers]
+                sharers = takers[: len(cut)] if tiles.shared else range(1)
+                found += [(thread, "filters", TILE**2 * some * tiles.channels) for thread in sharers]
+                filters = min(some, tiles.at_once(block))
+            channels, filters = channels * n, filters * n
             tall, broad = (tiles.step * size for size in (high, wide))
             border = TILE - tiles.step
             padded = channels * (tall + border) * (broad + border)
@@ -311,9 +356,7 @@ class Winograd:
             most = TILE**2 * channels * high * wide
             half = max(most, TILE * tiles.step * filters * high * wide)
             for role, numbers in (("padded", padded), ("tiles", max(most, filters * tall * broad)), ("half", half)):
-                found += [(thread, role, numbers) for thread in range(takers)]
-            if tiles is self.sums and backward:
-                found.append((0, "sums", len(tiles.shares(SUMS)) * TILE**2 * o * c))
+                found += [(thread, role, numbers) for thread in takers]
         largest: dict[tuple[int, str], int] = {}
         for thread, role, numbers in found:
             largest[thread, role] = max(largest.get((thread, role), 0), numbers)
