@@ -1,6 +1,6 @@
 # make demo    train LeNet-5 on MNIST, from nothing, and test it
 # make test    the test suite, and most of it again on a strict double of CuPy; LONG=1 adds the long tests
-# make test-cupysim  the tests on CuPy itself, on an emulated device, where ../shared/cupysim is
+# make test-cupysim  the tests on CuPy itself, on an emulated device, where ../shared/cupysim is; LONG=1: and heavy ones
 # make bench   measure against PyTorch and others, about 20 minutes; QUICK=1: a glance that is not kept, in 3
 # make lint    ruff, mypy, and what a GPU would refuse
 # make clean   remove the virtual environments and what the tools left behind
@@ -15,30 +15,40 @@ QUICK ?=
 # Named for the Python that made it, so that another PYTHON makes the environment anew.
 READY := ready-$(shell $(PYTHON) -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])' 2>/dev/null)
 
-.PHONY: demo test test-cupysim bench lint clean
+.PHONY: demo test bench lint clean
 
 demo: .venv/demo/$(READY)
 	@.venv/demo/bin/python -m minicnn demo
 
 test: .venv/test/$(READY)
-	@.venv/test/bin/python -m pytest -n $(JOBS) $(if $(LONG),-m "not gpu")
+	@.venv/test/bin/python -m pytest -n $(JOBS) --at-least 6900 $(if $(LONG),-m "not gpu")
 	@.venv/test/bin/python -m pytest -n $(JOBS) --device double --at-least 4000
 
-# The same tests on CuPy itself, on a device that is emulated: it is no GPU. Where ../shared/cupysim is.
+# The same tests on CuPy itself, on a device that is emulated: it is no GPU. Where ../shared/cupysim is. What is marked
+# heavy is left out, unless with LONG=1.
 CUPYSIM = ../shared/cupysim
-ON_CUPYSIM = tests/kernels tests/test_op_gradients.py tests/test_functional.py tests/test_engine.py tests/test_module.py \
-    tests/test_optim.py tests/test_clip.py tests/test_init.py tests/device/test_emulated.py \
-    tests/lab/test_dead_units.py tests/lab/test_theory.py \
+ON_CUPYSIM = . .venv/cupysim/env.sh; export MINICNN_REQUIRE_GPU=1 PYTHONPATH=.
+PYTEST_ON_CUPYSIM = .venv/cupysim/venv/bin/python -m pytest -q -p no:cacheprovider -m "gpu$(if $(LONG),, and not heavy)"
+NETWORKS = tests/inspect tests/lab tests/models
+REVERSED = tests/kernels tests/test_op_gradients.py tests/test_functional.py tests/test_engine.py tests/test_module.py \
+    tests/test_optim.py tests/test_clip.py tests/test_init.py tests/test_gradcheck.py \
     tests/test_train.py::test_fit_steps_as_one_would_by_hand \
-    tests/device/test_memory.py \
     'tests/models/test_learning.py::test_learns_one_batch_by_heart[lenet5-modern]'
+PARTS_ON_CUPYSIM = cupysim-networks cupysim-operations cupysim-selfcheck cupysim-reversed
+.PHONY: test-cupysim $(PARTS_ON_CUPYSIM)
 test-cupysim:
 	@$(CUPYSIM)/build.sh $(CURDIR)/.venv/cupysim
-	@. .venv/cupysim/env.sh; MINICNN_REQUIRE_GPU=1 .venv/cupysim/venv/bin/python -m pytest -q -m gpu --at-least 2400 $(ON_CUPYSIM)
-	@. .venv/cupysim/env.sh; CUPYSIM_REVERSE=1 MINICNN_REQUIRE_GPU=1 \
-	    .venv/cupysim/venv/bin/python -m pytest -q -m gpu --at-least 1600 tests/kernels
-	@. .venv/cupysim/env.sh; PYTHONPATH=. .venv/cupysim/venv/bin/python -m minicnn selfcheck --device cuda
-	@. .venv/cupysim/env.sh; PYTHONPATH=. CUPYSIM_REVERSE=1 .venv/cupysim/venv/bin/python -m minicnn selfcheck --quick
+	@$(MAKE) --no-print-directory --output-sync -j $(JOBS) $(PARTS_ON_CUPYSIM)
+
+cupysim-networks:
+	@$(ON_CUPYSIM); $(PYTEST_ON_CUPYSIM) --at-least 1300 $(NETWORKS)
+cupysim-operations: # on the second of two devices, while the first is current
+	@$(ON_CUPYSIM) CUPYSIM_DEVICES=2; $(PYTEST_ON_CUPYSIM) --device cuda:1 --at-least 3100 $(NETWORKS:%=--ignore=%)
+cupysim-selfcheck:
+	@$(ON_CUPYSIM); .venv/cupysim/venv/bin/python -m minicnn selfcheck --device cuda
+cupysim-reversed: # all threads, blocks and loops from the last to the first
+	@$(ON_CUPYSIM) CUPYSIM_REVERSE=1; $(PYTEST_ON_CUPYSIM) --at-least 2400 $(REVERSED)
+	@$(ON_CUPYSIM) CUPYSIM_REVERSE=1; .venv/cupysim/venv/bin/python -m minicnn selfcheck --quick
 
 bench: .venv/bench/peers
 ifdef QUICK

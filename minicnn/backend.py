@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar, Token
 from types import ModuleType
 from typing import Any
@@ -126,6 +127,47 @@ def device_of(x: Array) -> str:
     return "cpu" if array_module(x) is np else f"cuda:{x.device.id}"
 
 
+_HERE = nullcontext()
+
+
+def beside(x: Array) -> AbstractContextManager[Any]:
+    """Inside ``with beside(x):`` what is computed, is computed where `x` is. On the host nothing changes.
+
+    CuPy computes on the device that is current in this thread, the first one unless somebody changes it, and puts
+    results there, wherever its operands are. So whatever computes on an array, copies it or makes one beside it (views
+    and `to_host` need no care) does so inside; for operations and their backward passes the engine has seen to it.
+    """
+    return _HERE if array_module(x) is np else x.device
+
+
+def computing(*arrays: Array | None) -> AbstractContextManager[Any]:
+    """What the engine puts around a kernel: `beside` the first of its `arrays` and, as on a GPU, without warnings."""
+    for x in arrays:
+        if x is not None and type(x) is not np.ndarray and array_module(x) is not np:
+            return x.device
+        if x is not None:
+            break
+    return np.errstate(all="ignore")  # log 0 is −inf, and who must not have it looks for it
+
+
+def copy(x: Array) -> Array:
+    """A copy of `x`, beside it."""
+    with beside(x):
+        return x.copy()
+
+
+def cast(x: Array, dtype: Any) -> Array:
+    """`x` in another dtype, beside it; `x` itself where it has that already."""
+    with beside(x):
+        return x.astype(dtype, copy=False)
+
+
+def assign(x: Array, values: Array) -> None:
+    """Write `values`, which may be on any device, into `x`, in place."""
+    with beside(x):
+        x[...] = to_device(values, device_of(x))
+
+
 def is_device(name: object) -> bool:
     """Whether `name` is meant as a device's, and not as a dtype's."""
     return isinstance(name, str) and name.partition(":")[0] in ("cpu", "cuda")
@@ -179,6 +221,9 @@ def to_device(x: Array, name: str) -> Array:
     if place.type == "cpu":
         return to_host(x)
     cupy = _cupy()  # which stages what comes from the host through pinned memory of its own
+    if array_module(x) is cupy and device_of(x) != place:
+        with beside(x):
+            x = cupy.ascontiguousarray(x).reshape(x.shape)  # nothing else goes from one device to another
     try:
         with cupy.cuda.Device(place.index):
             return cupy.asarray(x)
@@ -196,17 +241,55 @@ def on_host(x: Any) -> Any:
     return to_host(x) if is_array(x) else x
 
 
-def like(values: Any, reference: Array, dtype: Any = None) -> Array:
+def like(values: Any, reference: Array, dtype: Any = None, name: str | Callable[[], str] = "like") -> Array:
     """`values` (numbers, nested lists, an array of NumPy's) as an array beside `reference`, on its device.
 
-    These are what a user gives beside tensors: labels, masks, class weights. They cross over once. An array on a CUDA
-    device is left where it is: an operation that may not meet it says so.
+    These are what a user gives beside tensors: labels, masks, class weights. They cross over once.
+
+    Args:
+        name: who wants them, for the message; a function, where it takes long to say.
+
+    Raises:
+        TypeError: `values` are on a CUDA device and `reference` is not there: no array leaves a device unasked.
     """
     if not is_array(values) or isinstance(values, np.generic):
         values = np.asarray(values)
+    if array_module(values) is not np:
+        common_module(name, reference, values)
     if dtype is not None:
-        values = values.astype(dtype, copy=False)
-    return values if array_module(values) is not np else to_device(values, device_of(reference))
+        values = cast(values, dtype)
+    if array_module(values) is not np:
+        return values
+    place = device_of(reference)
+    if isinstance(values, Both) and values.there is not None and device_of(values.there) == place:
+        return values.there
+    return np.asarray(values) if place == CPU else to_device(values, place)
+
+
+class Both(np.ndarray):
+    """An array of the host, with its copy on a device: where `like` would send it there, it is there already.
+
+    What is computed from it has no copy.
+    """
+
+    there: Array | None = None
+
+
+def on_both(x: Any, name: str) -> Any:
+    """A batch's labels `x`, with a copy on the device of this name that all who ask `like` share.
+
+    The result is a view that cannot be written to, as the two would no longer be equal. Where the device is the host,
+    the copy is there already, or `x` is no array of integers on the host, it is `x` itself.
+    """
+    if name == CPU or not isinstance(x, np.ndarray) or x.dtype.kind not in "iu":
+        return x
+    place = device(name)
+    if isinstance(x, Both) and x.there is not None and device_of(x.there) == place:
+        return x
+    both = x.view(Both)
+    both.there = to_device(x, place)
+    both.flags.writeable = False
+    return both
 
 
 _max_workspace_size = 256 << 20

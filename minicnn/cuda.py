@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -67,30 +67,36 @@ def _linux_driver(path: str = "/proc/driver/nvidia/version") -> str | None:
     return found and found[0]
 
 
-def current(device: str) -> AbstractContextManager[Any]:
-    """Inside ``with current(device):`` CuPy counts memory of, and waits for, this device."""
-    return backend._cupy().cuda.Device(backend.device(device).index)
+def synchronize(device: str) -> None:
+    """Wait until this device has done all that was asked of it."""
+    backend._cupy().cuda.Device(backend.device(device).index).synchronize()
 
 
-def synchronize() -> None:
-    """Wait until the current device has done all that was asked of it."""
-    backend._cupy().cuda.Device().synchronize()
+def used_memory(device: str) -> int:
+    """Bytes in arrays on this device."""
+    with _pool(device) as pool:
+        return int(pool.used_bytes())
 
 
-def used_memory() -> int:
-    """Bytes in arrays on the current device."""
-    return int(backend._cupy().get_default_memory_pool().used_bytes())
-
-
-def held_memory() -> int:
-    """Bytes that CuPy holds on the current device, in arrays or to use again: the most that was used at one time since
+def held_memory(device: str) -> int:
+    """Bytes that CuPy holds on this device, in arrays or to use again: the most that was used at one time since
     `release_memory`, and what rounding and gaps add."""
-    return int(backend._cupy().get_default_memory_pool().total_bytes())
+    with _pool(device) as pool:
+        return int(pool.total_bytes())
 
 
-def release_memory() -> None:
-    """Give back what CuPy holds on the current device and no array uses."""
-    backend._cupy().get_default_memory_pool().free_all_blocks()
+def release_memory(device: str) -> None:
+    """Give back what CuPy holds on this device and no array uses."""
+    with _pool(device) as pool:
+        pool.free_all_blocks()
+
+
+@contextmanager
+def _pool(device: str) -> Iterator[Any]:
+    """CuPy's memory pool, which tells of the device that is current."""
+    cupy = backend._cupy()
+    with cupy.cuda.Device(backend.device(device).index):
+        yield cupy.get_default_memory_pool()
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from . import backend, threads
+from . import backend, cuda, threads
 
 # As in setup.cfg (a test compares them).
 EXTRAS = {
@@ -83,7 +83,10 @@ def _gpu() -> str:
     cupy = next((v for v in map(_version, ("cupy-cuda12x", "cupy-cuda13x", "cupy")) if v), None)
     problem = backend.cuda_problem()
     if problem is None:
-        return f"works, through CuPy {cupy}"
+        found = cuda.properties("cuda")
+        if found.is_gpu:
+            return f"works: {found.name}, driver {found.driver}, through CuPy {found.cupy}"
+        return f"none: CuPy {found.cupy} works, on a device that is no GPU: {found.name}"
     have = "CuPy is missing" if cupy is None else f"CuPy {cupy} is there"
     if driver is None:
         return f"none: {have}, and an NVIDIA driver (libcuda) is missing. Everything else works without"

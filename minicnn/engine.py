@@ -123,9 +123,12 @@ class Node:
                 "what it passes. Either run the forward pass again, or keep the graph with "
                 "backward(retain_graph=True)"
             )
-        xp = backend.array_module(grad_output)
-        with np.errstate(all="ignore"):
+        with backend.computing(grad_output):
             grads = tuple(self.backward_kernel(grad_output, self.saved, self.needs, **self.params))
+            return self._checked(grads, backend.array_module(grad_output))
+
+    def _checked(self, grads: tuple[Any, ...], xp: ModuleType) -> tuple[Array | None, ...]:
+        """What the kernel returned, as arrays of the inputs' dtypes; not one that is not needed."""
         if len(grads) != len(self.inputs):
             raise RuntimeError(
                 f"backward of {self.label} returned {len(grads)} gradients for {len(self.inputs)} inputs"
@@ -363,7 +366,7 @@ class Tensor:
             data = np.asarray(data)
         if isinstance(data, np.ndarray) and not given and not _dry_run.get():  # host: what is there crosses over
             data = backend.new(data)
-        self.data: Array = data.copy() if requires_grad and not _dry_run.get() else data
+        self.data: Array = backend.copy(data) if requires_grad and not _dry_run.get() else data
         self.grad: Array | None = None
         self.node: Node | None = None
         self._requires_grad = False
@@ -556,9 +559,9 @@ def apply_with_saved(op: Op, *inputs: Tensor | None, **params: Any) -> tuple[Ten
             dtype = params.get("dtype") or np.result_type(*(x.dtype for x in arrays if x is not None))
         output, saved = np.broadcast_to(np.zeros((), dtype=dtype), shape), None
     else:
-        with np.errstate(all="ignore"):  # as on a GPU: log 0 is −inf, and who must not have it looks for it
+        with backend.computing(*arrays):
             output, saved = kernels[0](*arrays, **params)
-        output = _as_array(output, xp)
+            output = _as_array(output, xp)
     record = _grad_enabled.get()
     needs = tuple(record and t is not None and t._requires_grad for t in inputs)
     observers = _observers.get()
@@ -609,9 +612,9 @@ def recompute(node: Node, values: dict[Node, Array] | None = None) -> Array:
             todo += missing
             continue
         arrays = [values[s] if isinstance(s, Node) else None if s is None else s.data for s in n.inputs]
-        with np.errstate(all="ignore"):
+        with backend.computing(*arrays):
             output = n.forward_kernel(*arrays, **n.params)[0]
-        values[n] = backend.common_module(n.op.name, *arrays).asarray(output)
+            values[n] = _as_array(output, backend.common_module(n.op.name, *arrays))
     return values[node]
 
 
@@ -648,12 +651,17 @@ def _first_gradient(out: Tensor, gradient: Any) -> Array:
                 f"backward: a gradient can be left out only for one number, and this tensor has shape {out.shape}. "
                 f"Reduce it first (.sum() or .mean()), or pass gradient=, an array of shape {out.shape}"
             )
-        return backend.array_module(out.data).ones_like(out.data)
-    gradient = gradient.data if isinstance(gradient, Tensor) else backend.like(gradient, out.data, out.dtype)
+        with backend.beside(out.data):
+            return backend.array_module(out.data).ones_like(out.data)
+    if isinstance(gradient, Tensor):
+        gradient = gradient.data
+    else:
+        gradient = backend.like(gradient, out.data, out.dtype, "backward")
     if gradient.shape != out.shape:
         raise ValueError(f"backward: gradient has shape {gradient.shape}, the tensor {out.shape}: they must be equal")
     backend.common_module("backward", out.data, gradient)
-    return gradient.astype(out.dtype)  # a copy: it may end up as somebody's .grad
+    with backend.beside(gradient):
+        return gradient.astype(out.dtype)  # a copy: it may end up as somebody's .grad
 
 
 def _walk(root: Node | None, gradient: Array) -> Iterator[Step]:
@@ -685,7 +693,7 @@ def _walk(root: Node | None, gradient: Array) -> Iterator[Step]:
 
 
 def _sum(a: Array, b: Array) -> Array:
-    with np.errstate(all="ignore"):
+    with backend.computing(a):
         if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):  # host: the fast kernels are NumPy's
             return fast.add_forward(a, b)[0]
         return a + b
@@ -711,4 +719,4 @@ def _accumulate(leaf: Tensor, grad: Array, known: tuple[Array, ...]) -> None:
         return
     xp = backend.array_module(grad)
     shared = 0 in grad.strides or any(type(x) is type(grad) and xp.may_share_memory(grad, x) for x in known)
-    leaf.grad = grad.copy() if shared else grad
+    leaf.grad = backend.copy(grad) if shared else grad

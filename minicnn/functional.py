@@ -52,7 +52,7 @@ def _operand(name: str, x: Any, other: Tensor) -> Tensor:
     if isinstance(x, Tensor):
         return x
     if backend.is_array(x) and not isinstance(x, np.generic):
-        return Tensor(x.astype(other.dtype) if x.dtype.kind in "biu" else x)
+        return Tensor(backend.cast(x, other.dtype) if x.dtype.kind in "biu" else x)
     number = np.asarray(x)  # host: no array, those have returned
     if number.dtype.kind not in "biufc":
         raise TypeError(f"{located(name)}: an operand is {x!r}, and must be a number, an array or a Tensor")
@@ -64,7 +64,14 @@ def _plain(name: str, x: TensorLike | None, reference: Tensor, dtype: Any = None
     if isinstance(x, Tensor):
         _check_devices(name, reference.data, x.data)
         x = x.data
-    return None if x is None else backend.like(x, reference.data, dtype)
+    return None if x is None else _crossed(name, x, reference, dtype)
+
+
+def _crossed(name: str, x: Any, reference: Tensor, dtype: Any = None) -> Array:
+    """A plain array beside `reference`; in a dry run, where nothing is on a device, as it is."""
+    if is_dry_run() and backend.is_array(x):
+        return x
+    return backend.like(x, reference.data, dtype, lambda: located(name))
 
 
 def _check_devices(name: str, *arrays: Array | None) -> None:
@@ -239,7 +246,7 @@ def to(input: Tensor, device: Any = None, dtype: Any = None) -> Tensor:
         if dtype.kind in "fc" and input.dtype.kind in "fc":
             input = apply(TO_DTYPE, input, dtype=dtype)
         else:
-            input = Tensor._of(input.data.astype(dtype))
+            input = Tensor._of(backend.cast(input.data, dtype))
     if device is not None:
         device = backend.device(device)
         if device != input.device:
@@ -388,7 +395,7 @@ def unsqueeze(input: Tensor, dim: int) -> Tensor:
 
 
 def getitem(input: Tensor, index: Any) -> Tensor:
-    """``x[index]``: ints, slices, ``...``, None, arrays of ints or booleans.
+    """``x[index]``: ints, slices, ``...``, None, arrays of ints or booleans. Those on the host cross over to `input`.
 
     As in NumPy, but that ints take their axes away first, as in PyTorch: ``x[0, :, [1, 2]]`` is ``x[0][:, [1, 2]]``.
     """
@@ -407,12 +414,20 @@ def getitem(input: Tensor, index: Any) -> Tensor:
     def is_int(part: Any) -> bool:
         return isinstance(part, int) and not isinstance(part, bool)
 
+    def placed(input: Tensor, parts: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Arrays among `parts` beside `input`; looked at before, for on a device what is out of range wraps around."""
+        host = tuple(map(backend.on_host, parts))
+        if is_dry_run():
+            return host
+        if input.device != "cpu":
+            np.broadcast_to(np.False_, input.shape)[host]
+        return tuple(_crossed("getitem", part, input) if backend.is_array(part) else part for part in parts)
+
     def take(input: Tensor, index: Any) -> Tensor:
         parts = index if isinstance(index, tuple) else (index,)
         try:
-            if any(map(backend.is_array, parts)) and input.device != "cpu":  # where what is out of range wraps around
-                np.broadcast_to(np.False_, input.shape)[tuple(map(backend.on_host, parts))]
-                parts = tuple(backend.like(p, input.data) if backend.is_array(p) else p for p in parts)
+            if any(map(backend.is_array, parts)):
+                parts = placed(input, parts)
                 index = parts if isinstance(index, tuple) else parts[0]
             return apply(GETITEM, input, index=index)
         except IndexError as error:
@@ -842,7 +857,8 @@ def batch_norm(
         )
     output, saved = apply_with_saved(BATCH_NORM, input, weight, bias, eps=eps)
     if saved is not None and count:
-        _move_running_statistics(mean, var, saved[0], saved[1] * (count / builtins.max(count - 1, 1)), momentum)
+        with backend.beside(input.data):
+            _move_running_statistics(mean, var, saved[0], saved[1] * (count / builtins.max(count - 1, 1)), momentum)
     return output
 
 
@@ -985,7 +1001,10 @@ MSE_LOSS = Op(
 
 def _classes(name: str, input: Tensor, single: bool, target: Any, ignore_index: int) -> Array:
     """Class indices (N, *) for scores (N, C, *), checked on the host, where they usually still are."""
-    target = target.data if isinstance(target, Tensor) else target if backend.is_array(target) else np.asarray(target)
+    if isinstance(target, Tensor):
+        _check_devices(name, input.data, target.data)
+        target = target.data
+    target = target if backend.is_array(target) else np.asarray(target)
     if target.dtype.kind not in "iu":
         raise TypeError(f"{located(name)}: target is {target.dtype}, and must hold class indices (integers)")
     if single and target.shape == ():
@@ -1004,7 +1023,7 @@ def _classes(name: str, input: Tensor, single: bool, target: Any, ignore_index: 
             f"{input.shape[1] - 1}"
             + ("" if ignore_index < 0 else f" (or ignore_index, {ignore_index})")
         )
-    return backend.like(target, input.data)
+    return _crossed(name, target, input)
 
 
 def _class_weight(name: str, weight: TensorLike | None, input: Tensor) -> Array | None:
@@ -1102,6 +1121,7 @@ def mse_loss(
         raise ValueError(
             f"{located('mse_loss')}: weight has shape {weight.shape}, input {input.shape}: they must be equal"
         )
+    _check_devices("mse_loss", input.data, target.data, weight.data)
     losses = _binary(MUL, apply(MSE_LOSS, input, target, reduction="none"), weight)
     if reduction == "none":
         return losses

@@ -336,7 +336,8 @@ class Function(Computation):
             array = value.data if isinstance(value, Tensor) else value
             if backend.is_array(array) and array.dtype.kind == "f":
                 wanted = not isinstance(value, Tensor) or value.requires_grad
-                value = Tensor(array.astype(dtype or array.dtype, order="C"), requires_grad=wanted)
+                with backend.beside(array):
+                    value = Tensor(array.astype(dtype or array.dtype, order="C"), requires_grad=wanted)
                 if wanted:
                     self.names.append(f"input {name}" if name in parameters else name)
                     self.leaves.append(value)
@@ -404,7 +405,8 @@ class State:
         self.originals = [(t, t.data) for t in (*tensors.values(), *buffers.values())]
         for tensor, data in self.originals:
             if dtype is not None and data.dtype.kind == "f":
-                tensor.data = data.astype(dtype, order="C")
+                with backend.beside(data):
+                    tensor.data = data.astype(dtype, order="C")
         self.buffers = [(b, b.data) for b in buffers.values()]
 
     def restart(self) -> None:
@@ -415,7 +417,7 @@ class State:
         for array, values in self.arrays:
             array[...] = values
         for buffer, values in self.buffers:
-            buffer.data = values.copy()
+            buffer.data = backend.copy(values)
 
     def restore(self) -> None:
         self.restart()
@@ -549,12 +551,13 @@ class Check:
         self.base = [leaf.data for leaf in computation.leaves]
         self.trace = Trace()
         self.blocked: Diagnosis | None = None  # why measuring makes no sense
-        before = [array.copy() for array in self.base]
+        before = [backend.copy(array) for array in self.base]
         with enable_grad(), observe(self.trace):
             self.result = computation.outputs()
         for name, leaf, array, old in zip(computation.names, computation.leaves, self.base, before, strict=True):
             if leaf.data is not array or not _equal(array, old):
-                array[...], leaf.data = old, array
+                backend.assign(array, old)
+                leaf.data = array
                 self.blocked = Diagnosis("written to", name, "forward changes its input: compute into a new array")
         self.cotangents = [self.rng.standard_normal(output.shape) for output in self.result]
         self.cotangent = np.concatenate([c.ravel() for c in self.cotangents])
@@ -607,7 +610,8 @@ class Check:
         sums: dict[int, Array] = {}
 
         def add(leaf: Tensor, grad: Array) -> None:
-            sums[id(leaf)] = sums[id(leaf)] + grad if id(leaf) in sums else grad
+            with backend.beside(grad):
+                sums[id(leaf)] = sums[id(leaf)] + grad if id(leaf) in sums else grad
 
         for output, cotangent in zip(self.result, self.cotangents, strict=True):
             if output.requires_grad and output.node is None:
@@ -679,10 +683,12 @@ class Check:
     def moved(self, line: Line, by: complex, base: list[Array]) -> list[Array]:
         values = list(base)
         if line.entry is not None:
-            values[line.leaf] = base[line.leaf].copy(order="C")
-            values[line.leaf].reshape(-1)[line.entry] += by
+            with backend.beside(base[line.leaf]):
+                values[line.leaf] = base[line.leaf].copy(order="C")
+                values[line.leaf].reshape(-1)[line.entry] += by
         for i, u in line.direction.items():
-            values[i] = (base[i] + by * u).astype(base[i].dtype)
+            with backend.beside(u):
+                values[i] = (base[i] + by * u).astype(base[i].dtype)
         return values
 
     def answer(self, line: Line, moves: dict[int, np.ndarray]) -> float:
@@ -763,7 +769,7 @@ class Check:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", np.exceptions.ComplexWarning)
-                output = self.evaluate([array.astype(np.complex128) for array in self.base])
+                output = self.evaluate([backend.cast(array, np.complex128) for array in self.base])
         except Exception as error:  # whatever a user's function raises
             return f"the function does not take complex numbers ({_one_line(error)})"
         if output.dtype.kind != "c":
@@ -774,7 +780,7 @@ class Check:
 
     def measure_complex(self, lines: dict[int, list[Line]]) -> bool:
         """Measure by the complex step; False where central differences show that it does not hold here."""
-        base = [array.astype(np.complex128) for array in self.base]
+        base = [backend.cast(array, np.complex128) for array in self.base]
         measured = [Measured(*self.about(i), [self.complex_slope(line, base) for line in lines[i]]) for i in lines]
         largest = max((m.largest for m in measured), default=0.0)
         for m in measured:
@@ -915,7 +921,7 @@ def _flat(arrays: list[Array]) -> np.ndarray:
 
 def _leaf(array: Array, requires_grad: bool) -> Tensor:
     """A tensor of its own, where the array is."""
-    leaf = Tensor._of(array.copy())
+    leaf = Tensor._of(backend.copy(array))
     leaf.requires_grad = requires_grad
     return leaf
 
@@ -1020,7 +1026,8 @@ def _failed_backward(check: Check, error: Exception) -> Diagnosis:
     output = check.result[0]
     try:
         cotangent = _beside(check.cotangents[0], output.data)
-        grads = tuple(node.backward_kernel(cotangent, node.saved, node.needs, **node.params))
+        with backend.computing(cotangent):
+            grads = tuple(node.backward_kernel(cotangent, node.saved, node.needs, **node.params))
     except Exception as again:
         return Diagnosis("error", "", f"backward raised {_one_line(again)}")
     for name, grad, source, need in zip(check.computation.all_names, grads, node.inputs, node.needs, strict=False):
@@ -1164,7 +1171,7 @@ def _with_turned_inputs(check: Check, m: Measured) -> Iterator[tuple[str, str, n
     for i, (name, array) in enumerate(zip(operation.all_names, operation.arrays, strict=True)):
         if array is None or array.ndim < 3 or name == m.name:
             continue
-        arrays = [*operation.arrays[:i], array[..., ::-1, ::-1].copy(), *operation.arrays[i + 1 :]]
+        arrays = [*operation.arrays[:i], backend.copy(array[..., ::-1, ::-1]), *operation.arrays[i + 1 :]]
         turned = Check(Operation(operation.node, arrays), check.options)
         gradient = turned.backward()[m.leaf]
         if gradient is not None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from . import backend
+from .backend import Array
 from .engine import Tensor
 
 
@@ -31,6 +32,11 @@ def in_top_k(scores: Any, labels: Any, k: int = 5) -> np.ndarray:
     scores = backend.to_host(scores if backend.is_array(scores) else np.asarray(scores))
     labels = labels.data if isinstance(labels, Tensor) else labels
     labels = backend.to_host(labels if backend.is_array(labels) else np.asarray(labels))
+    return among_first(scores, labels, k)
+
+
+def among_first(scores: Array, labels: np.ndarray, k: int) -> Array:
+    """`in_top_k` where the scores are: for `labels` on the host, (N,) of bool on the device of `scores` (N, C)."""
     if scores.ndim != 2 or labels.shape != scores.shape[:1]:
         raise ValueError(f"in_top_k: scores {scores.shape} and labels {labels.shape} must be (N, C) and (N,)")
     if labels.dtype.kind not in "iu":
@@ -40,8 +46,10 @@ def in_top_k(scores: Any, labels: Any, k: int = 5) -> np.ndarray:
         raise ValueError(f"in_top_k: labels go from {labels.min()} to {labels.max()}, there are {classes} classes")
     if not 1 <= k <= classes:
         raise ValueError(f"in_top_k: k is {k}, and must be from 1 to the number of classes, {classes}")
-    own = np.take_along_axis(scores, labels[:, None], axis=1)  # (N, 1)
-    behind = (scores < own) | ((scores == own) & (np.arange(classes) > labels[:, None]))  # (N, C)
+    xp = backend.array_module(scores)
+    labels = backend.like(labels, scores)
+    own = scores[xp.arange(len(scores), dtype=xp.int64), labels][:, None]  # (N, 1)
+    behind = (scores < own) | ((scores == own) & (xp.arange(classes, dtype=xp.int64) > labels[:, None]))  # (N, C)
     return classes - 1 - behind.sum(axis=1) < k
 
 

@@ -1,6 +1,8 @@
 """What all tests share: random numbers from a fixed seed, and a check that no test leaves the process changed."""
 
+import itertools
 import os
+import re
 
 # The tests run in several processes already: a BLAS with threads of its own in each of them only slows them down.
 for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
@@ -14,7 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
-from minicnn import backend, engine, threads
+from minicnn import backend, cuda, engine, threads
 from minicnn.data import ArrayDataset
 
 # Without deadlines, because a busy machine is not a bug; in CI with the same examples every time.
@@ -36,37 +38,70 @@ CONTEXT = {name: variable for name, variable in vars(engine).items() if isinstan
 # The tests that also run on a device: `--device double` is tests/device/double.py in CuPy's place, `--device cuda` is
 # CuPy itself. A test that is about the host (threads, files, memory that is shared with an array of NumPy's, ...) is
 # marked `host`.
+#
+# The double has two devices, and they run on its second, while the first is current, as in a program that has never
+# heard of current devices: what computes there instead is caught. `--device cuda:1` does the same with CuPy.
 ON_DEVICES = (
     "device", "inspect", "kernels", "lab", "models", "test_clip.py", "test_engine.py", "test_functional.py",
-    "test_gradcheck.py", "test_init.py", "test_lr_scheduler.py", "test_metrics.py", "test_module.py",
-    "test_op_gradients.py", "test_optim.py", "test_train.py", "test_weights.py",
+    "test_gradcheck.py", "test_gradcheck_tester.py", "test_init.py", "test_lr_scheduler.py", "test_metrics.py",
+    "test_module.py", "test_op_gradients.py", "test_optim.py", "test_train.py", "test_weights.py",
 )  # fmt: skip
 
 
 def pytest_addoption(parser):
     group = parser.getgroup("minicnn")
-    group.addoption("--device", choices=("cpu", "double", "cuda"), help="where tensors are made; -m gpu means cuda")
+    places = ("cpu", "double", "cuda", "cuda:1")
+    group.addoption("--device", choices=places, help="where tensors are made; -m gpu means cuda")
     group.addoption("--at-least", type=int, default=0, help="fail if fewer tests pass")
 
 
 def pytest_configure(config):
     option = config.option
-    option.device = option.device or ("cuda" if option.markexpr.split() == ["gpu"] else "cpu")
-    if option.device == "cuda" and os.environ.get("MINICNN_REQUIRE_GPU") and (problem := backend.cuda_problem()):
+    option.device = option.device or ("cuda" if means_gpu(option.markexpr) else "cpu")
+    if not hasattr(option, "place"):  # a process of xdist's is given it
+        option.place = {"double": "cuda:1", "cuda": "cuda:0"}.get(option.device, option.device)
+    option.device = option.device.partition(":")[0]
+    problem = backend.cuda_problem() if option.device == "cuda" else None
+    if not problem and option.place == "cuda:1" and option.device == "cuda" and backend.device_count() < 2:
+        problem = "there is no second device"
+    if problem and os.environ.get("MINICNN_REQUIRE_GPU"):
         raise pytest.UsageError(f"MINICNN_REQUIRE_GPU is set, and no CUDA device works: {problem}")
     if option.device != "cpu":
         from tests.device import places
 
         places.install(option.device)
+    config.stash[PROBLEM] = problem
+    if option.device == "cuda" and not problem:  # a test may compute where it likes: minicnn may not
+        config.addinivalue_line("filterwarnings", r"ignore:The device where the array resides::(.*\.)?(test_|helpers)")
+
+
+PROBLEM = pytest.StashKey[str | None]()  # why no CUDA device works
+
+
+def means_gpu(expression: str) -> bool:
+    """Whether `-m expression` selects nothing but tests that are marked gpu."""
+    names = sorted(set(re.findall(r"\w+", expression)) - {"and", "or", "not", "gpu"})
+    marks = (dict(zip(names, values, strict=True)) for values in itertools.product([True, False], repeat=len(names)))
+    try:
+        return bool(expression) and not any(eval(expression, {"gpu": False}, given) for given in marks)
+    except (SyntaxError, TypeError):  # a mark with arguments, or something that pytest will refuse
+        return False
+
+
+def exercised(config) -> str:
+    """What the tests run on, and whether that is a GPU."""
+    place = config.option.place
+    if config.stash[PROBLEM]:
+        return f"device: none, every test is skipped: no CUDA device works: {config.stash[PROBLEM]}"
+    if place == "cpu":
+        return "device: cpu; no GPU was exercised"
+    found = cuda.properties(place)
+    kind = "a GPU" if found.is_gpu else "NO GPU"
+    return f"device: {place}, {found.name}: {kind}, CuPy {found.cupy}. Not run on it: what is marked host, long or page"
 
 
 def pytest_report_header(config):
-    if config.option.device == "cuda" and not backend.cuda_problem():
-        import cupy
-
-        name = cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
-        return f"device: {name}, CuPy {cupy.__version__}. Not run on it: what is marked host, long or page"
-    return f"device: {config.option.device}"
+    return exercised(config)
 
 
 def pytest_ignore_collect(collection_path, config):
@@ -78,7 +113,7 @@ def pytest_ignore_collect(collection_path, config):
 
 @pytest.hookimpl(tryfirst=True)  # before -m is looked at
 def pytest_collection_modifyitems(config, items):
-    problem = config.option.device == "cuda" and backend.cuda_problem()
+    problem = config.stash[PROBLEM]
     for item in items if config.option.device == "cuda" else ():
         item.add_marker(pytest.mark.gpu)
         if problem:
@@ -91,8 +126,7 @@ def pytest_collection_modifyitems(config, items):
 
 def pytest_terminal_summary(terminalreporter, config):
     passed = len(terminalreporter.stats.get("passed", []))
-    if config.option.device != "cpu":
-        terminalreporter.write_line(f"device: {config.getoption('device')}; {passed} tests passed on it")
+    terminalreporter.write_line(f"{exercised(config)}; {passed} tests passed")  # -q has no header
 
 
 def pytest_sessionfinish(session, exitstatus):
@@ -106,10 +140,10 @@ def pytest_sessionfinish(session, exitstatus):
 @pytest.fixture(autouse=True)
 def place(request):
     """Tensors of a test are made on the device that the tests run on."""
-    if request.config.option.device == "cpu":
+    if request.config.option.place == "cpu" or request.config.stash[PROBLEM]:
         yield
     else:
-        with backend.device("cuda"):
+        with backend.device(request.config.option.place):
             yield
 
 

@@ -183,6 +183,7 @@ def echo(peers):
         def parameter(self, x):
             return Tensor(x, requires_grad=True)
 
+        cross_entropy = update = infer = None  # not asked for here
         array = staticmethod(Tensor)
         conv2d = staticmethod(F.conv2d)
         linear = staticmethod(F.linear)

@@ -1,10 +1,13 @@
-"""Test the tester: a test that leaves global state changed fails, and only that one."""
+"""Test the tester: a test that leaves global state changed fails, and only that one; what ran on what is said."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests import conftest
 
 LEAKS = {
     "engine._grad_enabled": "engine._grad_enabled.set(False)",
@@ -19,6 +22,8 @@ LEAKS = {
     "the working directory": "os.chdir('/')",
     "the environment": "os.environ['MINICNN_NUM_THREADS'] = '1'",
 }
+
+PYTEST = [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-p", "no:cacheprovider"]
 
 SUITE = """
 import os
@@ -47,9 +52,8 @@ def report(tmp_path_factory):
     tests = "".join(f"def test_leak_{i}():\n    {code}\n\n" for i, code in enumerate(LEAKS.values()))
     path = tmp_path_factory.mktemp("suite") / "test_leaks.py"
     path.write_text(SUITE.format(tests=tests), "utf-8")
-    command = [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-p", "no:cacheprovider", "-rE", str(path)]
-    run = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
-    return run.stdout
+    command, root = [*PYTEST, "-rE", str(path)], Path(__file__).parents[1]
+    return subprocess.run(command, cwd=root, capture_output=True, text=True, check=False).stdout
 
 
 @pytest.mark.parametrize("i, name", list(enumerate(LEAKS)))
@@ -61,3 +65,34 @@ def test_a_leak_is_found_and_named(report, i, name):
 def test_others_are_not_blamed(report):
     passed, failed = len(LEAKS) + 3, len(LEAKS)
     assert f"{passed} passed, {failed} errors" in report
+
+
+@pytest.mark.parametrize("expression", ["gpu", "gpu and not long", "(gpu and not (long or host))", "not long and gpu"])
+def test_an_expression_that_means_gpu_alone(expression):
+    assert conftest.means_gpu(expression)
+
+
+@pytest.mark.parametrize("expression", ["", "not gpu", "gpu or long", "not long and not gpu", "gpu and", "x(a=1)"])
+def test_an_expression_that_does_not(expression):
+    assert not conftest.means_gpu(expression)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ([], "device: cpu; no GPU was exercised; 1 tests passed"),
+        (["--device", "double"], "device: cuda:1, strict double (no GPU): NO GPU, CuPy "),
+        (["--device", "cuda"], "device: none, every test is skipped: no CUDA device works: "),
+    ],
+)
+def test_what_was_exercised_is_said_quietly_too(tmp_path, options, said):
+    """Without CuPy, or with one that finds no device."""
+    (tmp_path / "test_nothing.py").write_text("def test_nothing():\n    pass\n", "utf-8")
+    (tmp_path / "cupy.py").write_text("raise ImportError('no CuPy here')\n", "utf-8")
+    environment = {name: value for name, value in os.environ.items() if name != "MINICNN_REQUIRE_GPU"}
+    environment["PYTHONPATH"] = str(tmp_path)
+    command = [*PYTEST, "-q", *options, str(tmp_path / "test_nothing.py")]
+    run = subprocess.run(
+        command, cwd=Path(__file__).parents[1], env=environment, capture_output=True, text=True, check=False
+    )
+    assert any(line.startswith(said) for line in run.stdout.splitlines()), run.stdout + run.stderr

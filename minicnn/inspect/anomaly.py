@@ -96,7 +96,8 @@ def detect_anomaly() -> AbstractContextManager[None]:
 
 
 def _is_finite(array: Array) -> bool:
-    return bool(backend.array_module(array).isfinite(array).all())
+    with backend.beside(array):
+        return bool(backend.array_module(array).isfinite(array).all())
 
 
 def _what(array: Array) -> str:

@@ -189,7 +189,8 @@ def gradient_flow(loss: Tensor, model: Module, lr: float = 1.0) -> GradientFlow:
         for source, grad in zip(step.node.inputs, step.grad_inputs, strict=True):
             if isinstance(source, Parameter) and grad is not None:
                 before = parameters.get(source)
-                parameters[source] = (step.node, grad if before is None else before[1] + grad)
+                with backend.beside(grad):
+                    parameters[source] = (step.node, grad if before is None else before[1] + grad)
     name = getattr(model, "architecture", type(model).__name__)
     if not outputs:
         raise ValueError(f"gradient_flow: the loss was not made by {name}: no operation of it is behind the loss")
@@ -269,7 +270,7 @@ class FlowHistory:
         self._count[path, op] += 1
         self._columns.setdefault(key, len(self._columns))
         grad = step.grad_output
-        self._values.setdefault(self._seen, {})[key] = get_total_norm(grad) / math.sqrt(max(grad.size, 1))
+        self._values.setdefault(self._seen, {})[key] = float(get_total_norm(grad)) / math.sqrt(max(grad.size, 1))
 
     @property
     def layers(self) -> list[str]:

@@ -136,7 +136,8 @@ def backward_parts(
         if loss.node is None or loss.size != 1:
             raise RuntimeError(f"provenance: {label!r} must be one number that operations made, with a gradient")
         reachable(loss.node)  # says so if it was freed
-        send(loss.node, label, backend.array_module(loss.data).ones_like(loss.data))
+        with backend.beside(loss.data):
+            send(loss.node, label, backend.array_module(loss.data).ones_like(loss.data))
     while queue:
         node = heapq.heappop(queue)[1]
         parts = arrive(node, waiting.pop(node))
@@ -153,7 +154,8 @@ def backward_parts(
 
 
 def _add(parts: Parts, label: Label, grad: Array) -> None:
-    parts[label] = parts[label] + grad if label in parts else grad
+    with backend.beside(grad):
+        parts[label] = parts[label] + grad if label in parts else grad
 
 
 @dataclass(frozen=True)

@@ -181,7 +181,7 @@ class BackwardWalk(Walk[BackwardStep]):
                 if isinstance(source, Node):
                     value, made_by = recompute(source, self._values), numbers[source]
                 else:
-                    value, made_by = self._leaves.setdefault(source, source.data.copy()), None
+                    value, made_by = self._leaves.setdefault(source, backend.copy(source.data)), None
                 is_parameter = isinstance(source, Parameter)
                 inputs.append(Input(name, value, self._names.of(node, i), node.needs[i], made_by, is_parameter))
             output = recompute(node, self._values)

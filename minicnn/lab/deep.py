@@ -86,14 +86,17 @@ def own_random_numbers(seed: int) -> Iterator[np.random.Generator]:
 
 @contextmanager
 def on(device: str | None) -> Iterator[str]:
-    """Inside, new tensors are made on `device`; None is where they are made anyway. Gives the device's name.
+    """Inside, new tensors are made on `device`, and arrays are computed with there; None is where they are made anyway.
+    Gives the device's name.
 
     Raises:
         RuntimeError: the device does not work.
         ValueError: it is no name of a device.
     """
     with nullcontext() if device is None else backend.device(device):
-        yield backend.device_of(backend.new(np.zeros(1)))  # tries it, before the work
+        array = backend.new(np.zeros(1))  # tries it, before the work
+        with backend.beside(array):
+            yield backend.device_of(array)
 
 
 # -------------------------------------------------------------------------------------------------- networks
@@ -134,7 +137,8 @@ def linear(
         layer = nn.Linear(inputs, outputs)
     layer.weight, layer.bias = Parameter(np.zeros((outputs, inputs), dtype)), Parameter(np.zeros(outputs, dtype))
     INITIALISATIONS[initialisation](layer.weight, generator)
-    layer.weight.data *= gain
+    with backend.beside(layer.weight.data):
+        layer.weight.data *= gain
     return layer
 
 

@@ -235,7 +235,7 @@ def _train(
                 loss = F.cross_entropy(network(images[those]), labels[those])
                 road[-1]["loss"] = loss.item()
                 loss.backward()
-                road[-1]["gradient_norm"] = get_total_norm([p.grad for p in network.parameters()])
+                road[-1]["gradient_norm"] = float(get_total_norm([p.grad for p in network.parameters()]))
                 if remedy == "clip_norm":
                     clip_grad_norm_(network.named_parameters(), MAX_NORM)
                 elif remedy == "clip_value":

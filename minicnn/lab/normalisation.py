@@ -123,7 +123,8 @@ def _build(seed: int, norm: str, scale: float, depth: int, channels: int) -> nn.
             conv = nn.Conv2d(channels if layers else 1, channels, 3, padding=1)
             nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
             nn.init.zeros_(conv.bias)
-            conv.weight.data *= scale
+            with backend.beside(conv.weight.data):
+                conv.weight.data *= scale
             layers += [(f"conv{i}", conv)]
             layers += [(f"norm{i}", nn.BatchNorm2d(channels))] if norm == "batch norm" else []
             layers += [(f"relu{i}", nn.ReLU())]

@@ -47,7 +47,8 @@ def constant_(tensor: Tensor, val: float) -> Tensor:
     """Fill with `val`."""
     _check_tensor("constant_", tensor)
     if not is_dry_run():
-        tensor.data[...] = val
+        with backend.beside(tensor.data):
+            tensor.data[...] = val
     return tensor
 
 
@@ -277,7 +278,7 @@ def _draw(
 
 def _write(tensor: Tensor, values: np.ndarray) -> Tensor:
     values = values.reshape(tensor.shape).astype(tensor.dtype, copy=False)
-    tensor.data[...] = backend.to_device(values, tensor.device)
+    backend.assign(tensor.data, values)
     return tensor
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import backend
 from .. import functional as F
 from ..engine import Parameter, Tensor, is_dry_run
 from . import init
@@ -105,7 +106,8 @@ class BatchNorm2d(Module):
         momentum = self.momentum or 0.0
         training = self.training or not self.track_running_stats
         if self.training and self.track_running_stats and not is_dry_run():
-            self.num_batches_tracked.data += 1
+            with backend.beside(self.num_batches_tracked.data):
+                self.num_batches_tracked.data += 1
             if self.momentum is None:
                 momentum = 1 / int(self.num_batches_tracked.data)
         mean, var = self.running_mean, self.running_var

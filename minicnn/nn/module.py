@@ -241,8 +241,7 @@ class Module:
         if problems:
             raise ValueError(f"load_state_dict for {type(self).__name__}: " + "; ".join(problems))
         for name, value in () if is_dry_run() else given.items():
-            tensor = own[name]
-            tensor.data[...] = backend.to_device(value, tensor.device)
+            backend.assign(own[name].data, value)
         return IncompatibleKeys(missing, unexpected)
 
     def to(self, device: Any = None, dtype: Any = None) -> Module:
@@ -255,7 +254,7 @@ class Module:
 
         def moved(array: Array) -> Array:
             if dtype is not None and array.dtype.kind in "fc":
-                array = array.astype(dtype, copy=False)
+                array = backend.cast(array, dtype)
             return array if device is None else backend.to_device(array, device)
 
         for module in self.modules():

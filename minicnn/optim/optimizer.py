@@ -26,7 +26,8 @@ class Optimizer:
 
     `step` writes into ``p.data`` in place (a parameter owns its array) and only reads ``p.grad``; a parameter whose
     ``.grad`` is None is left alone. Call it after `backward`, and move a model to its device and dtype before the
-    first step: what an optimiser remembers is made beside the parameter, and stays there.
+    first step: what an optimiser remembers is made beside the parameter, and stays there. Where a model moves later,
+    ``optimizer.load_state_dict(optimizer.state_dict())`` brings it over.
 
     Args:
         params: tensors, (name, tensor) pairs, or dicts ``{"params": ..., option: value}``, each a group with options
@@ -88,8 +89,8 @@ class Optimizer:
             What `closure` returned, None without one.
 
         Raises:
-            TypeError, ValueError: a gradient is no array, or has another shape or device than its parameter;
-                nothing has been updated then.
+            TypeError, ValueError: a gradient is no array, or has another shape or device than its parameter, or what
+                is remembered of one is on another device; nothing has been updated then.
         """
         loss = None
         if closure is not None:
@@ -98,11 +99,12 @@ class Optimizer:
         ready = [[p for p in group["params"] if p.grad is not None] for group in self.param_groups]
         for params in ready:
             for p in params:
-                self._check_gradient(p, p.grad)
+                self._check(p, p.grad)
         for group, params in zip(self.param_groups, ready, strict=True):
             options = {option: _plain(group[option]) for option in self.defaults}
             for p in params:
-                self.update(p.data, p.grad, self.state[p], **options)
+                with backend.beside(p.data):
+                    self.update(p.data, p.grad, self.state[p], **options)
         self.stepped = True
         return loss
 
@@ -111,10 +113,19 @@ class Optimizer:
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:
-                    p.grad = None if set_to_none else backend.array_module(p.grad).zeros_like(p.grad)
+                    with backend.beside(p.grad):
+                        p.grad = None if set_to_none else backend.array_module(p.grad).zeros_like(p.grad)
 
-    def _check_gradient(self, p: Tensor, gradient: Array) -> None:
+    def _check(self, p: Tensor, gradient: Array) -> None:
         backend.common_module(f"{self.name}.step", p.data, gradient)
+        place = backend.device_of(gradient)
+        for entry, value in self.state.get(p, {}).items():
+            if backend.is_array(value) and (other := backend.device_of(value)) != place:
+                raise TypeError(
+                    f"{self.name}.step: {self._label(p)} is on {place}, its {entry} on {other}: the model was moved "
+                    "after the first step. Bring what the optimiser remembers to it, with "
+                    "optimizer.load_state_dict(optimizer.state_dict())"
+                )
         if gradient.shape != p.shape:
             raise ValueError(
                 f"{self.name}.step: {self._label(p)} of shape {p.shape} has a gradient of shape {gradient.shape}: a "

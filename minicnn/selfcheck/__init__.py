@@ -9,6 +9,9 @@
      "passed": whether every check did,
      "checks": [{"name": …, "passed": …, "line": the words that are printed, "seconds": …, "facts": {…}}, …]}
 
+Where there is no usable device: ``{"schema": 1, "minicnn", "numpy", "date", "device": {"device": "cuda:0"}, "passed":
+false, "checks": [], "error": why}``, and the command's exit status is 2.
+
 ``facts`` are the numbers behind the words; those of a check that broke off have its ``"error"`` alone::
 
     operations     {dtype: {"tolerance", "worst": name, "differences": {name: …}}, "wrong": [texts]}
@@ -38,7 +41,7 @@ from typing import Any
 from .. import backend, cuda
 from .checks import CHECKS, Outcome, Place, describe
 
-__all__ = ["Check", "NoDevice", "Report", "run"]
+__all__ = ["Check", "NoDevice", "Report", "no_device", "run"]
 
 
 class NoDevice(RuntimeError):
@@ -77,10 +80,7 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """Everything, as plain values that JSON has; the schema is above."""
         return _plain({
-            "schema": 1,
-            "minicnn": sys.modules["minicnn"].__version__,
-            "numpy": version("numpy"),
-            "date": self.date,
+            **_versions(self.date),
             "quick": self.quick,
             "device": {"device": self.device, **self.properties._asdict()},
             "passed": self.passed,
@@ -95,6 +95,20 @@ class Report:
         result = f"{'passed' if self.passed else 'FAILED'}, {good} of {len(self.checks)} checks"
         cells = (p.name, p.driver, p.cuda, p.cupy, version("numpy"), self.date, result + ", quick" * self.quick)
         return f"| {' | '.join(cells)} |"
+
+
+def no_device(device: str, reason: str) -> dict[str, Any]:
+    """What stands in for `Report.to_dict` where there is no usable device."""
+    place = {"device": str(backend.device(device))}
+    return {**_versions(_today()), "device": place, "passed": False, "checks": [], "error": reason}
+
+
+def _versions(date: str) -> dict[str, Any]:
+    return {"schema": 1, "minicnn": sys.modules["minicnn"].__version__, "numpy": version("numpy"), "date": date}
+
+
+def _today() -> str:
+    return date.today().isoformat()
 
 
 def introduction(device: str, properties: cuda.Properties) -> str:
@@ -135,23 +149,22 @@ def run(
         raise NoDevice(f"{place} does not work here: {problem}")
     if place.index not in range(cuda.device_count()):
         raise NoDevice(f"{place} is not there: devices are counted from 0, and there are {cuda.device_count()}")
-    with cuda.current(place):
-        properties = cuda.properties(place)
-        checks = []
-        where = Place(str(place), properties.is_gpu, quick)
-        known = Outcome(True, introduction(place, properties), properties._asdict())
-        for name, check in {"device": lambda _: known, **CHECKS}.items():
-            if on_begin is not None:
-                on_begin(name)
-            began = time.perf_counter()
-            try:
-                outcome = check(where)
-            except Exception as error:  # the next check is made all the same
-                outcome = Outcome(False, f"broke off: {describe(error)}", {"error": describe(error)})
-            checks.append(Check(name, *outcome[:2], time.perf_counter() - began, outcome.facts))
-            if on_check is not None:
-                on_check(checks[-1])
-    return Report(str(place), properties, quick, date.today().isoformat(), tuple(checks))
+    properties = cuda.properties(place)
+    checks = []
+    where = Place(str(place), properties.is_gpu, quick)
+    known = Outcome(True, introduction(place, properties), properties._asdict())
+    for name, check in {"device": lambda _: known, **CHECKS}.items():
+        if on_begin is not None:
+            on_begin(name)
+        began = time.perf_counter()
+        try:
+            outcome = check(where)
+        except Exception as error:  # the next check is made all the same
+            outcome = Outcome(False, f"broke off: {describe(error)}", {"error": describe(error)})
+        checks.append(Check(name, *outcome[:2], time.perf_counter() - began, outcome.facts))
+        if on_check is not None:
+            on_check(checks[-1])
+    return Report(str(place), properties, quick, _today(), tuple(checks))
 
 
 def _plain(value: Any) -> Any:

@@ -18,7 +18,7 @@ from .. import backend, cuda, weights
 from ..engine import Tensor, use_kernels
 from . import replay
 from .cases import CASES, Case, arrays, operations
-from .networks import LARGE, SMALL, Training, digits
+from .networks import LARGE, SMALL, Training, check_places, digits
 
 DTYPES = ("float32", "float64")
 
@@ -77,6 +77,7 @@ def computed(case: Case, dtype: str, device: str) -> list[np.ndarray]:
         output = function(*inputs)
         cotangent = np.asarray(np.random.default_rng(1).standard_normal(output.shape)).astype(output.dtype)
         output.backward(backend.to_device(cotangent, output.device))
+    check_places({f"the gradient of input {i}": t.grad for i, t in enumerate(inputs)}, device)
     return [backend.to_host(x) for x in (output.data, *(t.grad for t in inputs))]
 
 
@@ -180,7 +181,7 @@ def repeats(place: Place) -> Outcome:
             results = list(Training(name, SMALL[name], place.device).outcome().values())
         else:
             results = [x for case in CASES[name] for x in computed(case, "float32", place.device)]
-        return [x.tobytes() for x in results]
+        return [backend.to_host(x).tobytes() for x in results]
 
     names = [*(name for name in operations() if name in CASES), *SMALL]
     different, wrong = [], []
@@ -225,13 +226,13 @@ def memory_stays(place: Place) -> Outcome:
         try:
             for _ in range(WARM):
                 training.step()
-            cuda.release_memory()
-            early = cuda.used_memory()
+            cuda.release_memory(place.device)
+            early = cuda.used_memory(place.device)
             training.step()
-            peak = cuda.held_memory()
+            peak = cuda.held_memory(place.device)
             for _ in range(LONG - WARM - 1):
                 training.step()
-            late = cuda.used_memory()
+            late = cuda.used_memory(place.device)
         finally:
             gc.enable()
         facts[name] = {f"after_{WARM}": early, f"after_{LONG}": late, "peak": peak}
@@ -277,7 +278,7 @@ def timing(place: Place) -> Outcome:
     for name, size in sizes.items():
         there, here = Training(name, size, place.device), Training(name, size, "cpu")
         contenders: dict[str, Callable[[], float]] = {
-            "device": partial(_milliseconds, there.step, rounds, cuda.synchronize),
+            "device": partial(_milliseconds, there.step, rounds, partial(cuda.synchronize, place.device)),
             "numpy": partial(_milliseconds, here.step, rounds),
         }
         if find_spec("torch") is not None:

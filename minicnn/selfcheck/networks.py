@@ -75,7 +75,15 @@ class Training:
         found: dict[str, Any] = {"loss": loss.data}
         found |= {f"gradient of {name}": p.grad for name, p in self.model.named_parameters()}
         found |= self.model.state_dict()
+        check_places(found, self.device)
         return {name: backend.to_host(value) for name, value in found.items()}
+
+
+def check_places(arrays: dict[str, Any], device: str) -> None:
+    """Refuse arrays that came to lie elsewhere: where there are several devices, results follow what they are of."""
+    for name, array in arrays.items():
+        if backend.device_of(array) != backend.device(device):
+            raise RuntimeError(f"{name} is on {backend.device_of(array)}, and must be on {backend.device(device)}")
 
 
 def digits(count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -5,10 +5,12 @@ names and keywords that the real wheel has (`cupy_api.json`, recorded by `record
 
 - what CuPy refuses: host arrays and lists in arithmetic, ``np.`` functions that would convert, ``where=``, missing
   names, missing keywords, ``range`` of a result, ...
-- what CuPy accepts in silence, at a price: NumPy's functions, host arrays as indices, NumPy's scalars in arithmetic.
+- what CuPy accepts in silence, at a price: NumPy's functions, host arrays as indices, NumPy's scalars in arithmetic,
+  and work on an array while another device is current, whose result would lie on that other device.
 
-Indices out of range wrap around, reductions return 0-d arrays, and every crossing between host and device is counted.
-It says nothing about numerics, write order, or memory that was never written: for that there is the emulated device.
+There are two devices. Indices out of range wrap around, reductions return 0-d arrays, and every crossing between host
+and device is counted, as is whatever else makes the host wait (waiting.py). It says nothing about numerics, the order
+of writes, or memory that was never written: for that there is the emulated device.
 
 The strictness is for minicnn. A test may look: called from a file outside the package, an array turns into NumPy's
 wherever NumPy wants one. So the same tests run on the host and on the double.
@@ -19,6 +21,7 @@ from __future__ import annotations
 import gc
 import json
 import sys
+import threading
 import types
 import warnings
 from collections.abc import Callable, Iterator
@@ -30,11 +33,15 @@ import numpy as np
 
 import minicnn
 
+from .lint import BEHIND
+from .waiting import FORMS, waits
+
 API = json.loads(Path(__file__).with_name("cupy_api.json").read_text("utf-8"))
 PACKAGE = str(Path(minicnn.__file__).parent)
 INTERNAL = (str(Path(__file__).parent), str(Path(np.__file__).parent))
 UFUNC_KEYWORDS = {"out", "dtype", "casting"}
 SCALARS = (bool, int, float, complex)
+DEVICES = 2
 
 
 class Counts:
@@ -46,6 +53,15 @@ class Counts:
     @classmethod
     def reset(cls) -> None:
         cls.to_device = cls.to_host = 0
+
+
+class _Current(threading.local):
+    """The number of the device that CuPy computes on: each thread has its own, and begins with the first."""
+
+    id = 0
+
+
+CURRENT = _Current()
 
 
 def looking() -> bool:
@@ -65,38 +81,67 @@ def _host(x: Any) -> Any:
     return {k: _host(v) for k, v in x.items()} if isinstance(x, dict) else x
 
 
-def _inside(x: Any, where: str) -> Any:
+class WrongDevice(RuntimeError):
+    """minicnn computes on an array that is not on the device that is current."""
+
+
+def _here(x: ndarray, where: str) -> None:
+    """Refuse what CuPy would compute on another device than that of `x`, unless a test asks."""
+    if x._on != CURRENT.id and not looking():
+        raise WrongDevice(
+            f"{where}: an array is on cuda:{x._on}, and cuda:{CURRENT.id} is current: use backend.beside(array)"
+        )
+
+
+def _place(*args: Any) -> int:
+    """The device of a result: of the first array in `args`, else the one that is current."""
+    for x in args:
+        if isinstance(x, ndarray):
+            return x._on
+        if isinstance(x, tuple | list) and any(isinstance(part, ndarray) for part in x):
+            return _place(*x)
+    return CURRENT.id
+
+
+def _inside(x: Any, where: str, here: bool = True) -> Any:
     """The NumPy array in each of the double's arrays in `x`; anything else that is no plain number is refused."""
     if isinstance(x, ndarray):
+        if here:
+            _here(x, where)
         return x._host
     if isinstance(x, np.ndarray | np.generic):
         raise TypeError(f"{where}: Unsupported type {type(x)}")
     if isinstance(x, tuple | list):
-        return type(x)(_inside(item, where) for item in x)
+        return type(x)(_inside(item, where, here) for item in x)
     return x
+
+
+def _is_array(x: Any) -> bool:
+    return isinstance(x, ndarray | list | tuple)
 
 
 def _operand(x: Any, where: str) -> Any:
     """An operand of arithmetic: an array of the double's or a Python number."""
     if isinstance(x, ndarray):
+        _here(x, where)
         return x._host
     if isinstance(x, SCALARS) and not isinstance(x, np.generic):
         return x
     raise TypeError(f"{where}: Unsupported type {type(x)}")
 
 
-def _wrapped(x: Any) -> Any:
+def _wrapped(x: Any, on: int | None = None) -> Any:
     """Arrays in a result as the double's; a scalar of NumPy's is a 0-d array on a device."""
     if isinstance(x, np.ndarray | np.generic):
-        return ndarray(np.asarray(x))
+        return ndarray(np.asarray(x), on)
     if isinstance(x, tuple | list):
-        return type(x)(map(_wrapped, x))
+        return type(x)(_wrapped(part, on) for part in x)
     return x
 
 
-def _seen(x: Any) -> Any:
+def _seen(x: Any, on: int) -> Any:
     """A result for a test, which finds numbers easier to compare than arrays without axes."""
-    return x if isinstance(x, np.generic) else _wrapped(x)
+    return x if isinstance(x, np.generic) else _wrapped(x, on)
 
 
 def _index(index: Any, shape: tuple[int, ...]) -> Any:
@@ -114,10 +159,12 @@ def _index(index: Any, shape: tuple[int, ...]) -> Any:
         if part is Ellipsis:
             axis += len(shape) - taken
         elif isinstance(part, ndarray) and part.dtype.kind == "b":
+            _here(part, "index")
             _sync()  # how many there are decides the result's shape
             axis += part.ndim
             part = part._host
         elif isinstance(part, ndarray):
+            _here(part, "index")
             part = part._host % max(shape[axis], 1)
             axis += 1
         elif part is not None:
@@ -156,7 +203,7 @@ def _quiet(function: Callable, *args: Any, **kwargs: Any) -> Any:
 
 def _check_keywords(name: str, given: Any, known: Any) -> None:
     for keyword in given:
-        if known is not None and keyword not in known:
+        if known is not None and keyword not in (*known, *BEHIND.get(name, ())):
             raise TypeError(f"cupy.{name}() got an unexpected keyword argument {keyword!r}")
 
 
@@ -171,15 +218,16 @@ class Flags:
 
 
 class ndarray:
-    """An array on the pretended device."""
+    """An array on a pretended device: on the current one, unless it is said which."""
 
-    __slots__ = ("_host", "__weakref__")
+    __slots__ = ("_host", "_on", "__weakref__")
     __hash__ = None  # type: ignore[assignment]
 
-    def __init__(self, host: np.ndarray):
+    def __init__(self, host: np.ndarray, on: int | None = None):
         if host.dtype.kind not in "biufc" or host.dtype.char in "gG":  # nor has it long doubles
             raise ValueError(f"Unsupported dtype {host.dtype}")
         self._host = host
+        self._on = CURRENT.id if on is None else on
 
     # what is known without asking the device
     shape = property(lambda self: self._host.shape)
@@ -190,12 +238,12 @@ class ndarray:
     itemsize = property(lambda self: self._host.itemsize)
     strides = property(lambda self: self._host.strides)
     flags = property(lambda self: Flags(self._host.flags))
-    device = property(lambda self: Device(0))
-    T = property(lambda self: ndarray(self._host.T))
-    real = property(lambda self: ndarray(self._host.real))
-    imag = property(lambda self: ndarray(self._host.imag))
+    device = property(lambda self: Device(self._on))
+    T = property(lambda self: ndarray(self._host.T, self._on))
+    real = property(lambda self: ndarray(self._host.real, self._on))
+    imag = property(lambda self: ndarray(self._host.imag, self._on))
 
-    # what the host waits for
+    # what the host waits for; CuPy looks after the device here by itself
     def get(self) -> np.ndarray:
         _sync()
         return self._host.copy()
@@ -251,29 +299,30 @@ class ndarray:
         return len(self._host)
 
     def __iter__(self) -> Any:
-        return (ndarray(np.asarray(row)) for row in self._host)
+        return (ndarray(np.asarray(row), self._on) for row in self._host)
 
     def __getitem__(self, index: Any) -> Any:
         if looking():
-            return _seen(self._host[_host(index)])
-        return _wrapped(self._host[_index(index, self.shape)])
+            return _seen(self._host[_host(index)], self._on)
+        if any(isinstance(part, ndarray) for part in (index if isinstance(index, tuple) else (index,))):
+            _here(self, "getitem")  # a copy, not a view
+        return _wrapped(self._host[_index(index, self.shape)], self._on)
 
     def __setitem__(self, index: Any, value: Any) -> None:
         if looking():
             self._host[_host(index)] = _host(value)
             return
+        _here(self, "setitem")
         if not isinstance(value, (ndarray, *SCALARS)):
             raise ValueError(f"non-scalar {type(value)} cannot be used for fill")
         self._host[_index(index, self.shape)] = _operand(value, "setitem")
 
-    def __copy__(self) -> ndarray:
-        return ndarray(self._host.copy())
-
     def __deepcopy__(self, memo: Any) -> ndarray:
-        return ndarray(self._host.copy())
+        return ndarray(self._host.copy(), self._on)
 
     def __reduce__(self) -> Any:
-        return ndarray, (self._host,)
+        _sync()
+        return asarray, (self._host.copy(),)
 
     def __getattr__(self, name: str) -> Any:
         if name not in API["ndarray"]["methods"]:
@@ -282,9 +331,14 @@ class ndarray:
 
         def method(*args: Any, **kwargs: Any) -> Any:
             if looking():
-                return _seen(getattr(self._host, name)(*_host(args), **_host(kwargs)))
+                return _seen(getattr(self._host, name)(*_host(args), **_host(kwargs)), self._on)
             _check_keywords(f"ndarray.{name}", kwargs, known)
-            return _wrapped(_quiet(getattr(self._host, name), *_inside(args, name), **_inside_values(kwargs, name)))
+            if waits(name, args, kwargs, _is_array):
+                _sync()
+            result = _quiet(getattr(self._host, name), *_inside(args, name), **_inside_values(kwargs, name))
+            if not (isinstance(result, np.ndarray) and np.may_share_memory(result, self._host)):  # a view asks nobody
+                _here(self, name)
+            return _wrapped(result, self._on)
 
         return method
 
@@ -292,7 +346,10 @@ class ndarray:
         if casting is not None or subok is not None:
             raise TypeError("casting is not supported yet")
         changed = _quiet(self._host.astype, dtype, order=order, copy=copy)
-        return self if changed is self._host else ndarray(changed)
+        if changed is self._host:
+            return self
+        _here(self, "astype")
+        return ndarray(changed, self._on)
 
 
 def _inside_values(kwargs: dict[str, Any], name: str) -> dict[str, Any]:
@@ -313,10 +370,11 @@ def _operator(name: str, reflected: bool) -> Callable:
         if looking() and not isinstance(other, ndarray):
             pair = (_host(other), self._host) if reflected else (self._host, _host(other))
             result = _quiet(ufunc, *pair)
-            return _wrapped(result) if isinstance(other, SCALARS) else result
-        mine, its = self._host, _operand(other, f"cupy.{ufunc.__name__}")
+            return _wrapped(result, self._on) if isinstance(other, SCALARS) else result
+        mine, its = (_operand(x, f"cupy.{ufunc.__name__}") for x in (self, other))
         pair = (its, mine) if reflected else (mine, its)
-        return _wrapped(_quiet(ufunc, *pair, order="C") if ufunc is not np.matmul else _quiet(ufunc, *pair))
+        result = _quiet(ufunc, *pair, order="C") if ufunc is not np.matmul else _quiet(ufunc, *pair)
+        return _wrapped(result, self._on)
 
     return operator
 
@@ -342,7 +400,10 @@ for _name in ("add", "sub", "mul", "truediv", "pow", "floordiv", "mod", "matmul"
 for _name in ("lt", "le", "gt", "ge", "eq", "ne"):
     setattr(ndarray, f"__{_name}__", _operator(_name, False))
 for _name, _ufunc in (("neg", np.negative), ("pos", np.positive), ("abs", np.absolute), ("invert", np.invert)):
-    setattr(ndarray, f"__{_name}__", lambda self, _ufunc=_ufunc: _wrapped(_quiet(_ufunc, self._host, order="C")))
+    setattr(
+        ndarray, f"__{_name}__",
+        lambda self, _ufunc=_ufunc: _wrapped(_quiet(_ufunc, _operand(self, _ufunc.__name__), order="C"), self._on),
+    )  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------------------- functions
@@ -359,23 +420,24 @@ class Ufunc:
         for keyword in kwargs:
             if keyword not in UFUNC_KEYWORDS:
                 raise TypeError(f"Wrong arguments {{{keyword!r}: ...}}")
+        on = _place(*args)
         args = tuple(_operand(x, f"cupy.{self.__name__}") for x in args)
         out = kwargs.pop("out", None)
         if out is not None:
             kwargs["out"] = _inside(out, self.__name__)
         result = _quiet(self._ufunc, *args, **kwargs)
-        return out if out is not None else _wrapped(result)
+        return out if out is not None else _wrapped(result, on)
 
     def at(self, array: ndarray, index: Any, *values: Any) -> None:
         if self.__name__ not in ("add", "maximum", "minimum"):
             raise TypeError(f"cupy.{self.__name__}.at does not support these types")
         values = tuple(_operand(v, "at") for v in values)
-        self._ufunc.at(array._host, _index(index, array.shape), *values)
+        self._ufunc.at(_inside(array, "at"), _index(index, array.shape), *values)
 
     def reduce(self, array: ndarray, **kwargs: Any) -> Any:
         if self.__name__ not in ("add", "multiply"):
             raise NotImplementedError(f"cupy.{self.__name__}.reduce")
-        return _wrapped(self._ufunc.reduce(array._host, **kwargs))
+        return _wrapped(self._ufunc.reduce(_inside(array, "reduce"), **kwargs), array._on)
 
     def outer(self, *_: Any, **__: Any) -> Any:
         raise NotImplementedError(f"cupy.{self.__name__}.outer")
@@ -385,6 +447,10 @@ class Ufunc:
 
 def asarray(a: Any, dtype: Any = None, order: Any = None, *, blocking: bool = False) -> ndarray:
     if isinstance(a, ndarray):
+        if a._on != CURRENT.id:  # from one device to another
+            if not (a._host.flags.c_contiguous or a._host.flags.f_contiguous):
+                raise NotImplementedError("CuPy cannot copy non-contiguous array between devices.")
+            a = ndarray(a._host.copy())
         return a if dtype is None or a.dtype == dtype else a.astype(dtype)
     if (isinstance(a, np.ndarray) and a.ndim) or isinstance(a, list | tuple):
         Counts.to_device += 1
@@ -393,7 +459,7 @@ def asarray(a: Any, dtype: Any = None, order: Any = None, *, blocking: bool = Fa
 
 def array(obj: Any, dtype: Any = None, copy: bool = True, order: Any = "K", subok: bool = False, ndmin: int = 0) -> Any:
     if isinstance(obj, ndarray):
-        return ndarray(np.array(obj._host, dtype=dtype, copy=copy, order=order, ndmin=ndmin))
+        return ndarray(np.array(_inside(obj, "array"), dtype=dtype, copy=copy, order=order, ndmin=ndmin))
     Counts.to_device += 1
     return ndarray(np.array(obj, dtype=dtype, order=order, ndmin=ndmin))
 
@@ -406,21 +472,22 @@ OWN: dict[str, Any] = {"asarray": asarray, "array": array, "asnumpy": asnumpy, "
 CONSTANTS = ("pi", "e", "inf", "nan", "newaxis", "float16", "float32", "float64", "complex64", "complex128", "bool_",
              "int8", "int16", "int32", "int64", "intp", "uint8", "uint16", "uint32", "uint64", "dtype")  # fmt: skip
 LENGTHS = ("zeros", "ones", "full", "empty", "arange", "eye", "linspace")
-PREDICATES = ("result_type", "promote_types", "can_cast", "issubdtype", "finfo", "iinfo", "broadcast_shapes")
+PREDICATES = ("result_type", "promote_types", "can_cast", "issubdtype", "finfo", "iinfo", "broadcast_shapes",
+              "may_share_memory", "shares_memory")  # fmt: skip
 
 
 def _function(name: str, known: Any, function: Callable) -> Callable:
     def call(*args: Any, **kwargs: Any) -> Any:
         _check_keywords(name, kwargs, known)
         if name in PREDICATES:
-            return function(*_inside(args, name), **kwargs)
+            return function(*_inside(args, name, here=False), **kwargs)
         if name in LENGTHS and any(isinstance(x, ndarray) for x in args[:1]):
             raise TypeError(f"cupy.{name}: 'ndarray' object cannot be interpreted as an integer")
-        if name == "lib.stride_tricks.sliding_window_view":
-            _sync()  # CuPy makes an array of the window's size and reads it back
+        if waits(name, args if name in FORMS else args[1:], kwargs, _is_array):
+            _sync()
         out = kwargs.get("out")
         result = _quiet(function, *_inside(args, name), **_inside_values(kwargs, name))
-        return out if isinstance(out, ndarray) else _wrapped(result)
+        return out if isinstance(out, ndarray) else _wrapped(result, _place(*args))
 
     call.__name__ = name
     return call
@@ -458,29 +525,33 @@ class CUDARuntimeError(RuntimeError):
 
 
 class Device:
-    """There is one device, number 0."""
+    """A device, the current one by default; the current one inside a `with`."""
 
-    def __init__(self, id: int = 0):
-        if id != 0:
+    def __init__(self, id: int | None = None):
+        if id is not None and id not in range(DEVICES):
             raise CUDARuntimeError("cudaErrorInvalidDevice: invalid device ordinal")
-        self.id = id
+        self.id = CURRENT.id if id is None else id
+        self._before: list[int] = []
 
     def __enter__(self) -> Device:
+        self._before.append(CURRENT.id)
+        CURRENT.id = self.id
         return self
 
-    def __exit__(self, *_: object) -> None: ...
+    def __exit__(self, *_: object) -> None:
+        CURRENT.id = self._before.pop()
 
     def synchronize(self) -> None:
         _sync()
 
 
 class MemoryPool:
-    """Counts the arrays that there are; it keeps nothing back."""
+    """Counts the arrays that there are on the current device; it keeps nothing back."""
 
     def used_bytes(self) -> int:
         whole = {}
         for x in gc.get_objects():
-            if type(x) is ndarray:
+            if type(x) is ndarray and x._on == CURRENT.id:
                 host = x._host
                 while isinstance(host.base, np.ndarray):
                     host = host.base
@@ -503,7 +574,7 @@ def make() -> Namespace:
     cupy.cuda = types.SimpleNamespace(
         Device=Device, is_available=lambda: True,
         runtime=types.SimpleNamespace(
-            CUDARuntimeError=CUDARuntimeError, getDeviceCount=lambda: 1, getDeviceProperties=device_properties,
+            CUDARuntimeError=CUDARuntimeError, getDeviceCount=lambda: DEVICES, getDeviceProperties=device_properties,
             driverGetVersion=lambda: 12090, runtimeGetVersion=lambda: 12080,
         ),
     )  # fmt: skip

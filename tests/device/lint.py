@@ -24,6 +24,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .waiting import ALWAYS, FORMS
+
 API = json.loads(Path(__file__).with_name("cupy_api.json").read_text("utf-8"))
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -87,7 +89,7 @@ PLAIN_ANSWERS = {"broadcast_shapes", "can_cast", "dtype", "finfo", "issubdtype",
 
 # What the table cannot tell: keywords that a signature has and the function refuses, or has behind ``**kwargs``.
 REFUSED = {("astype", "casting"), ("astype", "subok")}
-BEHIND = {"einsum": ("dtype", "optimize")}
+BEHIND = {"einsum": ("dtype", "optimize"), "pad": ("constant_values", "end_values", "reflect_type", "stat_length")}
 CREATORS = ("arange", "empty", "eye", "full", "identity", "linspace", "ones", "tri", "zeros")
 # Keywords of methods that share a name with the array's: a Tensor's, a list's.
 NOT_ARRAYS = {"dim", "keepdim", "correction", "unbiased", "key", "reverse"}
@@ -210,7 +212,7 @@ class Neutral(Imports):
                 yield self.path, getattr(node, "lineno", 0), message
 
     def messages(self, node: ast.AST) -> Iterator[str]:
-        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "numpy":
+        if _hides_numpy(node):
             yield "import numpy as np, so that its functions are seen to be the host's"
         elif isinstance(node, ast.Attribute) and not isinstance(self.parents[node], ast.Attribute):
             yield from self.name(node)
@@ -312,6 +314,7 @@ class Neutral(Imports):
             yield from _arguments(f"cupy.{name}", entry["parameters"], node, BEHIND.get(name, ()))
             if name in CREATORS and "dtype" not in given and len(node.args) <= entry["parameters"].index("dtype"):
                 yield f"xp.{name} without dtype= makes float64 or what the platform likes"
+        yield from self.waiting(name, node)
         if name not in ("asarray", "array"):
             for argument in node.args:
                 parts = argument.elts if isinstance(argument, ast.List | ast.Tuple) else [argument]
@@ -327,6 +330,15 @@ class Neutral(Imports):
         for keyword in sorted(k for n, k in REFUSED if n == name and k in given):
             yield f"cupy.ndarray.{name} refuses the keyword {keyword!r}"
         yield from _arguments(f"cupy.ndarray.{name}", API["ndarray"]["methods"][name], node)
+        yield from self.waiting(name, node)
+        if self.kernels and name in ("item", "tolist"):
+            yield f"{name} in a kernel makes the host wait for the device"
+
+    def waiting(self, name: str, node: ast.Call) -> Iterator[str]:
+        """What makes the host wait in CuPy, whatever the arguments are."""
+        names = {k.arg for k in node.keywords if k.arg}
+        if name in ALWAYS or (name in FORMS and FORMS[name](len(node.args), names)):
+            yield f"{name} makes the host wait until the device has told how many there are, or whether it may be"
 
     def may_be_on_device(self, node: ast.Attribute) -> bool:
         """Whether the object of a method may be an array on a device: not a module, and not seen to be on the host."""
@@ -503,6 +515,14 @@ class Neutral(Imports):
             arguments = [] if last in ("get", "items", "values") else node.args
             return owner and _together([owner, *map(self.place, arguments)])
         return None
+
+
+def _hides_numpy(node: ast.AST) -> bool:
+    """Whether it imports NumPy, or from it, by another name than np."""
+    if isinstance(node, ast.ImportFrom):
+        return (node.module or "").partition(".")[0] == "numpy"
+    names = node.names if isinstance(node, ast.Import) else []
+    return any(n.name.partition(".")[0] == "numpy" and (n.name, n.asname) != ("numpy", "np") for n in names)
 
 
 def _gives_module(node: ast.AST) -> bool:

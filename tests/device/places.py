@@ -27,7 +27,7 @@ class Seen(np.ndarray):
     def __setitem__(self, index: Any, value: Any) -> None:
         super().__setitem__(index, value)
         if self.there is not None:
-            self.there[...] = backend.to_device(np.array(self), backend.device_of(self.there))
+            backend.assign(self.there, np.array(self))
 
 
 class Slot:
@@ -62,13 +62,17 @@ def _moved(x: Any, move: Callable[[Any], Any]) -> Any:
 
 
 def crossing(kernel: Callable) -> Callable:
-    """`kernel` on the device: arrays of the host cross over, and results come back; what it saves stays there."""
+    """`kernel` on the device: arrays of the host cross over, and results come back; what it saves stays there.
+
+    The device is current meanwhile, as the engine has it.
+    """
 
     @functools.wraps(kernel)
     def call(*args: Any, **kwargs: Any) -> Any:
-        there = functools.partial(_moved, move=lambda x: backend.to_device(np.asarray(x), "cuda") if _of_host(x) else x)
+        there = functools.partial(_moved, move=lambda x: backend.new(np.asarray(x)) if _of_host(x) else x)
         back = functools.partial(_moved, move=backend.to_host)
-        result = kernel(*map(there, args), **there(kwargs))
+        with backend.beside(backend.new(np.zeros(1))):
+            result = kernel(*map(there, args), **there(kwargs))
         return (back(result[0]), result[1]) if kernel.__name__.endswith("_forward") else back(result)
 
     return call

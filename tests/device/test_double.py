@@ -1,10 +1,13 @@
-"""The double is strict, and faults that only a GPU would show are caught: on the double, or by real CuPy.
+"""The double is strict: faults that only a GPU would show are caught on it.
 
-Each fault is a line that NumPy computes without a word. It is run as if it stood in a file of minicnn's.
+Each fault is a line that NumPy computes without a word. It is run as if it stood in a file of minicnn's. Faults that
+the double does not see are in test_lint.py and test_emulated.py; what makes the host wait is in test_waiting.py, and
+work on another device than the current one in test_several.py, too.
 """
 
 import json
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -60,6 +63,24 @@ FAULTS = {
     "a view that NumPy makes": "np.lib.stride_tricks.as_strided(a, (2, 2), (8, 8))",
     "a name that CuPy lacks": "xp.float128",
     "a write through a broadcast view": "xp.broadcast_to(rows, (2, 3)).__setitem__(0, 5.0)",
+    # While the first device is current, and `far` is on the second.
+    "arithmetic on another device": "far * 2",
+    "arithmetic in place on another device": "far.__iadd__(1)",
+    "arithmetic of two devices": "a + far",
+    "the sign turned on another device": "-far",
+    "an operation on another device": "xp.exp(far)",
+    "a reduction on another device": "far.sum()",
+    "a copy on another device": "far.copy()",
+    "another dtype on another device": "far.astype('f8')",
+    "an array like one on another device": "xp.zeros_like(far)",
+    "a product on another device": "far @ far.T",
+    "written to on another device": "far.__setitem__(0, 1.0)",
+    "indices for another device": "far[i]",
+    "indices from another device": "a[far.astype('f4', copy=False) > 2]",
+    "join on another device": "xp.concatenate([far, far])",
+    "add.at on another device": "xp.add.at(far, 0, 1.0)",
+    "reshape with a copy on another device": "far.T.reshape(12)",
+    "a view of every second, sent to the first device": "xp.asarray(far[:, ::2])",
 }
 
 
@@ -68,7 +89,9 @@ def given():
     with double.installed():
         n = np.arange(12, dtype=np.float32).reshape(3, 4) + 1
         a, b, rows, i = (backend.to_device(x, "cuda") for x in (n, n, n[:, 0], np.array([2, 0, 1])))
-        yield {"np": np, "xp": backend.array_module(a), "a": a, "b": b, "n": n, "rows": rows, "i": i, "json": json}
+        far = backend.to_device(n, "cuda:1")
+        names = {"np": np, "a": a, "b": b, "n": n, "rows": rows, "i": i, "far": far, "json": json}
+        yield names | {"xp": backend.array_module(a)}
 
 
 def test_it_leaves_nothing_behind():
@@ -85,7 +108,7 @@ def run(line, names):
 
 @pytest.mark.parametrize("line", FAULTS.values(), ids=FAULTS)
 def test_a_fault_is_caught(line, given):
-    errors = (TypeError, ValueError, AttributeError, NotImplementedError)
+    errors = (TypeError, ValueError, AttributeError, NotImplementedError, double.WrongDevice)
     with pytest.raises(errors):
         run(line, given)
 
@@ -129,7 +152,31 @@ RIGHT = [
     "xp.take_along_axis(a, i[:, None], axis=1)", "xp.full((2, 2), 1.5, dtype=a.dtype)", "(a @ b.T).reshape(9)",
     "xp.concatenate([a, b], axis=1)", "xp.lib.stride_tricks.sliding_window_view(a, (2, 2))", "a.clip(0, 1)",
     "xp.expand_dims(rows, 0)", "a.astype('f8', copy=False)", "2 ** a", "-a // 2", "xp.result_type(a, 'f8')",
+    "xp.pad(a, 1, constant_values=-1.0)", "far.T", "far[1:, ::2]", "far.reshape(12)", "far.get()", "float(far[0, 0])",
+    "far.astype('f4', copy=False)", "list(far)", "far.tolist()", "xp.asarray(far)", "xp.may_share_memory(far, far)",
 ]  # fmt: skip
+
+
+def test_each_thread_has_a_device_of_its_own(given):
+    found = []
+    with double.Device(1):
+        thread = threading.Thread(target=lambda: found.append(double.Device().id))
+        thread.start()
+        thread.join()
+        with double.Device(0), double.Device(1):
+            found.append(run("xp.ones(2, dtype='f4')", given).device.id)
+        found.append(double.Device().id)
+    assert [*found, double.Device().id] == [0, 1, 1, 0]
+
+
+def test_memory_is_counted_for_each_device(given):
+    pool = given["xp"].get_default_memory_pool()
+    before = pool.used_bytes()
+    with double.Device(1):
+        there = pool.used_bytes()
+        kept = run("xp.ones(1000, dtype='f4')", given)
+        assert pool.used_bytes() == there + 4000
+    assert pool.used_bytes() == before and kept.device.id == 1
 
 
 @pytest.mark.parametrize("line", RIGHT)

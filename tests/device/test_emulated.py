@@ -82,7 +82,8 @@ def computed(line, xp):
 @pytest.mark.parametrize("line", [*MEMORY.values(), *ORDER.values(), *RIGHT.values()])
 def test_the_lint_says_nothing(line):
     source = f"def f(xp, {', '.join(f'{name}: Array' for name in NAMES)}):\n    {line}\n    return y\n"
-    assert lint.findings("minicnn/kernels/planted.py", source) == []
+    found = lint.findings("minicnn/kernels/planted.py", source)
+    assert [f for f in found if "makes the host wait" not in f.message] == []  # nonzero does, which is another fault
 
 
 @pytest.mark.host

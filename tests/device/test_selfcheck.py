@@ -60,6 +60,12 @@ def test_everything_passes(pretended):
     assert facts["timing"].keys() == networks.SMALL.keys()
 
 
+def test_the_second_device_while_the_first_is_current(few):
+    report = selfcheck.run("cuda:1", True)
+    assert [(c.name, c.passed) for c in report.checks] == [(name, True) for name in NAMES]
+    assert report.device == "cuda:1" and double.CURRENT.id == 0
+
+
 def test_every_operation_has_a_case_that_uses_it():
     assert cases.operations().keys() == cases.CASES.keys()
     for name, tried in cases.CASES.items():
@@ -311,14 +317,18 @@ def test_no_usable_device(monkeypatch, capsys):
     for more in ([], ["--json"]):
         assert cli.main(["selfcheck", *more]) == 2
         out, err = capsys.readouterr()
-        assert out == "" and err.count("\n") == 1
+        if more:
+            report = json.loads(out)
+            assert report["schema"] == 1 and report["passed"] is False and report["checks"] == []
+            assert report["device"] == {"device": "cuda:0"} and report["error"] in err
+        assert bool(out) == bool(more) and err.count("\n") == 1
         assert "cuda:0 does not work here: CUDARuntimeError: cudaErrorInsufficientDriver" in err
         assert "Add with: pip install -e '.[cuda12]'" in err
 
 
 def test_a_device_that_is_not_there(pretended, capsys):
     assert cli.main(["selfcheck", "--device", "cuda:7"]) == 2
-    assert "cuda:7 is not there: devices are counted from 0, and there are 1" in capsys.readouterr().err
+    assert "cuda:7 is not there: devices are counted from 0, and there are 2" in capsys.readouterr().err
 
 
 def test_the_cpu_is_what_a_device_is_compared_with(capsys):

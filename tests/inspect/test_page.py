@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 import minicnn
 from minicnn import Op, Tensor, apply, functional, nn
+from minicnn.backend import to_host
 from minicnn.data import MNIST
 from minicnn.inspect import debug, page
 from minicnn.inspect.page.arrays import Store, kept_shape
@@ -65,16 +66,16 @@ def test_all_numbers_of_lenet5_are_on_its_page(tmp_path):
     assert len(data["operations"]) == len(data["backward"]) == len(walk) == 13
     for step, told in zip(walk.forward, data["operations"], strict=True):
         assert (told["op"], told["path"], told["settings"]) == (step.op.name, step.path, step.settings)
-        np.testing.assert_array_equal(arrays[told["output"]], step.output, strict=True)
+        np.testing.assert_array_equal(arrays[told["output"]], to_host(step.output), strict=True)
         for given_, input in zip(told["inputs"], step.inputs, strict=True):
             assert (given_["name"], given_["source"]) == (input.name, input.source)
-            np.testing.assert_array_equal(arrays[given_["array"]], input.value, strict=True)
+            np.testing.assert_array_equal(arrays[given_["array"]], to_host(input.value), strict=True)
     for step, told in zip(walk, data["backward"], strict=True):
         assert data["operations"][told["operation"]]["label"] == step.label
-        np.testing.assert_array_equal(arrays[told["gradient"]], step.grad_output, strict=True)
+        np.testing.assert_array_equal(arrays[told["gradient"]], to_host(step.grad_output), strict=True)
         for made, gradient in zip(told["gradients"], step.gradients, strict=True):
             assert (made["name"], made["to"], made["added"]) == (gradient.name, gradient.to, gradient.added)
-            np.testing.assert_array_equal(arrays[made["array"]], gradient.value, strict=True)
+            np.testing.assert_array_equal(arrays[made["array"]], to_host(gradient.value), strict=True)
 
 
 def test_an_array_that_is_used_twice_is_there_once(tmp_path):
@@ -156,7 +157,7 @@ def test_p_and_t_of_a_cross_entropy_give_its_gradient(tmp_path, rng, weighted, r
         p, t = (values(data["arrays"][told[name]]) for name in "pt")
         expected = next(step for step in walk if "cross_entropy" in step.op.name).grad_inputs[0]
         got = float(told["share"]) * (p * t.sum(axis=1, keepdims=True) - t)
-        np.testing.assert_allclose(got, expected, rtol=1e-12, atol=1e-15)
+        np.testing.assert_allclose(got, to_host(expected), rtol=1e-12, atol=1e-15)
 
 
 def test_formulas_are_mathml_one_statement_each(tmp_path):
@@ -236,7 +237,7 @@ def test_what_is_cut_is_the_corner(tmp_path):
     walk = lenet()
     data = data_of(written(walk, tmp_path, megabytes=0.3))
     entry = data["arrays"][data["operations"][0]["output"]]
-    whole = walk.forward[0].output
+    whole = to_host(walk.forward[0].output)
     np.testing.assert_array_equal(values(entry), whole[tuple(slice(n) for n in entry["kept"])], strict=True)
 
 

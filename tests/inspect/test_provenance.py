@@ -11,6 +11,7 @@ import pytest
 import minicnn
 from minicnn import Parameter, Tensor, backward_steps, engine, models, nn
 from minicnn import functional as F
+from minicnn.backend import to_host
 from minicnn.inspect import backward_parts, provenance
 from minicnn.inspect.provenance import residual_joints
 
@@ -29,6 +30,7 @@ def resnet20_loss(rng, **options):
 
 
 def close(parts, whole):
+    parts, whole = map(to_host, parts), to_host(whole)
     assert np.abs(sum(parts) - whole).max() <= 1e-10 * max(np.abs(whole).max(), 1e-300)
 
 
@@ -73,7 +75,7 @@ def test_each_loss_s_part_is_its_own_gradient(rng):
     for name, term in terms.items():
         weight.grad = None
         term.backward(retain_graph=True)
-        np.testing.assert_allclose(parts[name], weight.grad, rtol=1e-9, atol=1e-12 * np.abs(weight.grad).max())
+        np.testing.assert_allclose(to_host(parts[name]), weight.grad, rtol=1e-9, atol=1e-12 * np.abs(weight.grad).max())
 
 
 @pytest.mark.parametrize("shortcut", [True, "A"])
@@ -211,7 +213,7 @@ def test_blocks_add_up_to_the_gradient_at_their_inputs(rng):
     names = [f"layer{i}.{j}" for i in (1, 2, 3) for j in range(3)]
     assert list(dict.fromkeys(part.path for part in found.parts)) == names
     starts = {j.name: j.start for j in residual_joints(loss, model)}
-    norms = {step.node: np.linalg.norm(step.grad_output) for step in backward_steps(loss)}
+    norms = {step.node: np.linalg.norm(to_host(step.grad_output)) for step in backward_steps(loss)}
     for name in names:
         shares = found.of(name, "input")
         assert set(shares) == {"shortcut", "branch"} and sum(shares.values()) == pytest.approx(1, abs=1e-10)

@@ -6,4 +6,4 @@ import pytest
 @pytest.fixture(scope="session")
 def device(request):
     """Its name for an experiment; a fixture of a module is made outside the `with` that surrounds a test."""
-    return "cpu" if request.config.option.device == "cpu" else "cuda"
+    return request.config.option.place

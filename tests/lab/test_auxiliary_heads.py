@@ -110,6 +110,7 @@ def test_rows_are_tidy(small):
     json.dumps(small.to_dict(), allow_nan=False)
 
 
+@pytest.mark.heavy
 def test_the_same_seed_gives_the_same_numbers_moves_no_generator_and_tells_how_far_it_is(small):
     before, shares = backend.generator().bit_generator.state, []
     again = auxiliary_heads(**SMALL, progress=lambda share, text: shares.append(share))

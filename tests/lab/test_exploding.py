@@ -191,6 +191,7 @@ def test_rows_are_tidy(small):
     json.dumps(small.to_dict(), allow_nan=False)
 
 
+@pytest.mark.heavy
 def test_the_same_seed_gives_the_same_numbers_and_moves_no_generator(small):
     before = backend.generator().bit_generator.state
     again, other = exploding(**SMALL), exploding(**SMALL, seed=1)

@@ -93,8 +93,7 @@ def drawn(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 def fill(model: nn.Module) -> nn.Module:
     """Give all parameters and buffers drawn values."""
-    for name, array in model.state_dict().items():
-        array[...] = drawn(name, array.shape)
+    model.load_state_dict({name: drawn(name, array.shape) for name, array in model.state_dict().items()})
     return model
 
 

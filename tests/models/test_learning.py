@@ -27,6 +27,7 @@ BY_HEART = {
     ("resnet20", "paper"): (1 / 4, 16, 3e-3),
 }
 OTHERS = [pair for pair in EACH if pair not in BY_HEART]
+LIGHT = [("lenet5", "modern"), ("lenet5", "1998"), ("resnet18", "paper")]  # where all of it is emulated, too
 
 
 def batch(network: str, side: int) -> tuple[Tensor, np.ndarray]:
@@ -54,7 +55,9 @@ def learns_by_heart(model: nn.Module, x: Tensor, target: np.ndarray, learning_ra
     return False
 
 
-@pytest.mark.parametrize(("network", "variant"), BY_HEART)
+@pytest.mark.parametrize(
+    ("network", "variant"), [pytest.param(*pair, marks=() if pair in LIGHT else pytest.mark.heavy) for pair in BY_HEART]
+)
 def test_learns_one_batch_by_heart(network, variant):
     width, side, learning_rate = BY_HEART[network, variant]
     manual_seed(1)
@@ -63,6 +66,7 @@ def test_learns_one_batch_by_heart(network, variant):
     assert learns_by_heart(model, *batch(network, side), learning_rate, most=450)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("network", "shortcut"), [("resnet18", "A"), ("resnet18", False), ("resnet20", "B"), ("resnet20", False)]
 )

@@ -120,6 +120,7 @@ def test_width_is_fixed():
         models.lenet5(variant="paper", width=2)
 
 
+@pytest.mark.heavy
 def test_learns_mnist():
     """The paper's pixels (−0.1 for the ground, 1.175 for the stroke), its border and its criterion; 200 steps."""
 

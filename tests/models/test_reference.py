@@ -13,7 +13,10 @@ from minicnn import Tensor, models, nn, no_grad
 from .helpers import FIXTURES, build, fill, images, labels, loss_of, sampled
 
 LONG = ["alexnet", "vgg16", "vgg16_bn", "vgg19", "googlenet", "resnet34", "resnet50", "resnet152"]
-NETWORKS = ["resnet18", *(pytest.param(network, marks=pytest.mark.long) for network in LONG)]
+NETWORKS = [
+    pytest.param("resnet18", marks=pytest.mark.heavy),
+    *(pytest.param(network, marks=pytest.mark.long) for network in LONG),
+]
 
 
 def set_mode(model: nn.Module) -> None:
