@@ -23,7 +23,7 @@ import numpy as np
 
 from . import backend, weights
 from .data import MNIST, ImageFolder, Normalize, ToFloat
-from .data.pictures import FORMATS, MAX_PIXELS
+from .data.pictures import FORMATS, MAX_PIXELS, check_file, why_unreadable
 from .engine import Tensor, dry_run, no_grad
 from .nn import Module
 
@@ -126,14 +126,15 @@ def open_picture(path: str | os.PathLike[str]) -> Any:
     As in torchvision, a rotation that the camera only noted (EXIF) is not carried out.
 
     Raises:
-        ValueError: the file is no picture of a format in `FORMATS`, damaged, or larger than `MAX_PIXELS`.
+        ValueError: the file is no picture of a format in `FORMATS`, damaged, larger than `MAX_PIXELS`, or a pipe.
         ImportError: pillow is missing; the message names the extra.
         OSError: the file cannot be opened.
     """
     try:
-        from PIL import Image, UnidentifiedImageError
+        from PIL import Image
     except ImportError:
         raise ImportError("pictures need pillow: pip install -e '.[data]' (in minicnn's folder)") from None
+    check_file(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about metadata, transparency and size; size is looked at below
@@ -145,8 +146,7 @@ def open_picture(path: str | os.PathLike[str]) -> Any:
     except Exception as error:  # a decoder may raise anything
         if isinstance(error, OSError) and error.errno is not None:  # there is no such file, or no permission
             raise
-        text = "not a picture that can be read" if isinstance(error, UnidentifiedImageError) else str(error)
-        raise ValueError(f"{os.fspath(path)}: {text}. Known are {', '.join(FORMATS)}") from None
+        raise ValueError(f"{os.fspath(path)}: {why_unreadable(error)}") from None
 
 
 # ----------------------------------------------------------------------------------------------------- classes

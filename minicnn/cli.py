@@ -216,7 +216,10 @@ def make_parser() -> argparse.ArgumentParser:
         number = {"type": _whole(1), "metavar": "N"}
         option("--epochs", **number, help=f"passes over the training images ({usual.epochs})")
         option("--seed", type=_whole(0), metavar="N", help=f"of all random numbers ({usual.seed})")
-        option("--images", **number, help="train on the first N images only, for a quick look")
+        option(
+            "--images", **number,
+            help="train on N images only, for a quick look: the first ones, or of photographs some at random",
+        )  # fmt: skip
         option("--device", type=_checked(_device), default="cpu", help="cpu, cuda or cuda:N (%(default)s)")
         option("--threads", **number, help=f"how many to compute with ({threads.VARIABLE}, or one for each processor)")
 
@@ -267,7 +270,7 @@ def make_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     option("--lr", **rate, help=f"learning rate at the start ({', '.join(map(' '.join, optimizers.items()))})")
     option("--momentum", type=_checked(_number), metavar="X", help="of sgd and rmsprop (0.9, 0)")
-    option("--weight-decay", type=_checked(_number), metavar="X", help="not on biases and norms (the optimiser's own)")
+    option("--weight-decay", type=_checked(_number), metavar="X", help="not on biases and norms (adamw 0.01, else 0)")
     option("--decay-all", action="store_true", default=None, help="weight decay on biases and norms too")
     option("--schedule", choices=train.SCHEDULES, help=f"of the learning rate ({usual.schedule})")
     option("--warmup", type=_whole(0), metavar="N", help="steps over which it rises along a line first (0)")
@@ -295,12 +298,18 @@ def make_parser() -> argparse.ArgumentParser:
 
     option = command(
         "resume", _resume, "go on with a training that was interrupted",
-        "Go on where the newest whole checkpoint is, bit for bit as if the run had not been interrupted.",
+        "Go on where the newest whole checkpoint is, bit for bit as if the run had not been interrupted; or, after it "
+        "diverged, with a smaller learning rate.",
     )  # fmt: skip
     option("folder", metavar="RUN", help="the folder of minicnn train")
     option("--device", type=_checked(_device), help="cpu, cuda or cuda:N (where the run began)")
     option("--threads", **number, help=f"how many to compute with ({threads.VARIABLE}, or one for each processor)")
     option("--root", metavar="FOLDER", help="where the data set is (where it was)")
+    option("--download", action="store_true", help="get the data set where it is missing")
+    option(
+        "--lr", **rate,
+        help="go on from the last good checkpoint with another learning rate, as it would have been at the start",
+    )  # fmt: skip
     add_folder_options(option)
 
     option = command(
@@ -451,7 +460,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")  # a terminal that has no "→" shows "?"
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_: _say(f"minicnn: note: {message}")
+            warnings.showwarning = lambda message, *_: _say(f"minicnn: note: {_one_line(message)}")
             arguments = parse(sys.argv[1:] if argv is None else argv)
             if getattr(arguments, "threads", None):
                 threads.set_num_threads(arguments.threads)
@@ -471,8 +480,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (ArithmeticError, ImportError, MemoryError, OSError, RuntimeError, TypeError, ValueError) as error:
-        _say(f"minicnn: error: {' '.join(str(error).split()) or type(error).__name__}")
+        _say(f"minicnn: error: {_one_line(error) or type(error).__name__}")
         return 1
+
+
+def _one_line(message: object) -> str:
+    """What may have the name of a file in it, with whatever letters."""
+    line = " ".join(str(message).split())
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in line)
 
 
 def _say(line: str) -> None:
@@ -523,10 +538,11 @@ class Display(Meter):
 
     def __init__(self, recipe: train.Recipe) -> None:
         super().__init__(sys.stdout)
-        self.recipe = recipe
+        self.recipe, self.steps = recipe, 0
 
     def step(self, p: train.Progress) -> None:
         """A line, if it is time for one."""
+        self.steps += 1
         if not self.due():
             return
         minutes, seconds = divmod(round(p.seconds_left), 60)
@@ -546,9 +562,11 @@ class Display(Meter):
         )
 
 
-def _facts(loss: float, accuracy: float, top5_error: float | None = None) -> str:
+def _facts(loss: float | None, accuracy: float | None, top5_error: float | None = None) -> str:
+    if accuracy is None:
+        return "all steps were skipped"
     top5 = "" if top5_error is None else f"  top-5 error {100 * top5_error:.2f} %"
-    return f"loss {loss:.4f}  accuracy {100 * accuracy:5.2f} %{top5}"
+    return f"loss {'not finite' if loss is None else f'{loss:.4f}'}  accuracy {100 * accuracy:5.2f} %{top5}"
 
 
 def _training(recipe: train.Recipe, device: str | None, run: Callable[..., train.Run], verb: str = "training") -> Any:
@@ -564,7 +582,7 @@ def _training(recipe: train.Recipe, device: str | None, run: Callable[..., train
         done = run(device, display.step, display.epoch)
     finally:
         display.clear()
-    print(f"trained and tested in {time.perf_counter() - began:.1f} s")
+    print(f"{'trained and ' if display.steps else ''}tested in {time.perf_counter() - began:.1f} s")
     if done.stopped:
         print(f"stopped early: {done.stopped}")
     if done.result.top5_error is not None:
@@ -584,8 +602,8 @@ def _page(run: train.Run, path: Path | str) -> int:
         return 0
     try:
         train.draw(run, path)
-    except OSError as error:
-        _say(f"minicnn: error: no page of pictures: {error}")
+    except (OSError, ValueError) as error:
+        _say(f"minicnn: error: no page of pictures: {_one_line(error)}")
         return 1
     print(f"page of pictures: {path}")
     return 0
@@ -627,11 +645,15 @@ def _train(arguments: argparse.Namespace) -> int:
     if arguments.option or given.get("model", recipe.model) != recipe.model:  # options are for one network
         kept = recipe.options if given.get("model", recipe.model) == recipe.model or arguments.preset else {}
         given["options"] = {**kept, **dict(arguments.option or [])}
+    if given.get("schedule", "step") != "step":  # those of a preset are for its own
+        recipe = replace(recipe, milestones=train.Recipe.milestones, factors=train.Recipe.factors)
     recipe = replace(recipe, **given)
     recipe.check()
+    if recipe.schedule != "step" and {"milestones", "factors"} & given.keys():
+        arguments.parser.error(f"--milestones and --factors are for --schedule step, and this one is {recipe.schedule}")
+    recipe = train.located(recipe)
     numbered = (Path("runs", f"{recipe.model}-{i}") for i in itertools.count(1))
     path = arguments.output or next(filter(_is_free, numbered))
-    path.mkdir(parents=True, exist_ok=True)  # before the work, so that a folder that cannot be made shows at once
     folder = train.RunFolder(path, arguments.checkpoint_every, arguments.keep)
 
     def run(*how: Any) -> train.Run:
@@ -646,13 +668,20 @@ def _resume(arguments: argparse.Namespace) -> int:
     folder = train.RunFolder(arguments.folder, arguments.checkpoint_every, arguments.keep)
 
     def run(*how: Any) -> train.Run:
-        return train.resume(folder, *how, root=arguments.root, workers=arguments.workers)
+        return train.resume(
+            folder, *how, root=arguments.root, download=arguments.download, workers=arguments.workers, lr=arguments.lr
+        )
 
-    return _results(_training(folder.recipe(), arguments.device, run, "going on with"), folder.path)
+    verb = "nothing is left to train of" if (folder.path / "history.json").exists() else "going on with"
+    return _results(_training(folder.recipe(), arguments.device, run, verb), folder.path)
 
 
 def _results(run: train.Run, folder: Path) -> int:
-    for path in train.save(run, folder):
+    try:
+        written = train.save(run, folder)
+    except OSError as error:
+        raise OSError(f"{error}. The training is over and kept: 'minicnn resume {folder}' writes its results") from None
+    for path in written:
         print(f"written: {path}")
     status = _page(run, folder / "page.png")
     _last_line(run)
@@ -830,7 +859,10 @@ def _selfcheck(arguments: argparse.Namespace) -> int:
     try:
         result = selfcheck.run(arguments.device, arguments.quick, begin, done)
     except selfcheck.NoDevice as error:
-        raise CommandLineError(f"minicnn selfcheck: {error}. GPU: {dict(doctor.examine())['GPU']}") from error
+        reason = f"{error}. GPU: {dict(doctor.examine())['GPU']}"
+        if arguments.json:
+            print(json.dumps(selfcheck.no_device(arguments.device, reason), indent=2, ensure_ascii=False))
+        raise CommandLineError(f"minicnn selfcheck: {reason}") from error
     finally:
         meter.clear()
     if arguments.json:

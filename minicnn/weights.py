@@ -20,6 +20,7 @@ disk nor a crash costs what was there before. (A process that is killed leaves a
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -27,6 +28,7 @@ import math
 import os
 import re
 import secrets
+import shutil
 import stat
 import sys
 import textwrap
@@ -197,6 +199,15 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(unfinished, place)
+    except OSError as error:
+        if error.errno is None or error.filename not in (None, os.fspath(unfinished)):
+            raise
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        cure = f" ({shutil.disk_usage(place.parent).free / 1e6:.0f} MB are free there): make room" if full else ""
+        raise OSError(
+            error.errno,
+            f"{os.fspath(path)} could not be written, and what was there is kept: {os.strerror(error.errno)}{cure}",
+        ) from error
     finally:
         unfinished.unlink(missing_ok=True)
 

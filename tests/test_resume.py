@@ -1,6 +1,7 @@
 """Interruption: whatever ends a run, it goes on bit for bit, and nothing that was saved is lost."""
 
 import copy
+import errno
 import json
 import math
 import os
@@ -193,6 +194,30 @@ def test_a_signal_within_an_evaluation(tiny, whole, tmp_path, monkeypatch):
     assert list(map(without_times, result.history["epochs"])) == list(map(without_times, expected.history["epochs"]))
 
 
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_pictures_are_looked_at(tmp_path, number):
+    """It ends at once, before anything has begun: no folder is left, and nobody is sent to resume it."""
+    image = pytest.importorskip("PIL.Image")
+    (tmp_path / "photographs" / "red").mkdir(parents=True)
+    (tmp_path / "photographs" / "blue").mkdir()
+    image.new("RGB", (3000, 2000)).save(tmp_path / "photographs" / "red" / "0.png")
+    for i in range(1, 1500):
+        os.link(tmp_path / "photographs" / "red" / "0.png", tmp_path / "photographs" / "red" / f"{i}.png")
+    argv = [sys.executable, "-m", "minicnn", "train", "resnet20", "--data", "photographs", "--output", "runs/1"]
+    env = {**os.environ, "PYTHONPATH": str(DRIVER.parents[1])}
+    with subprocess.Popen(argv, cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True) as process:
+        while not (tmp_path / "runs" / "1" / ".lock").exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        time.sleep(0.5)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=20)
+    assert process.returncode == 128 + number
+    assert err == "minicnn: interrupted. Nothing has begun: start it again\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["photographs"]
+
+
 def test_handlers_are_put_back(tiny, tmp_path):
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     train.run(tiny, folder=tmp_path / "run")
@@ -241,7 +266,13 @@ def test_without_any_whole_checkpoint_it_begins_anew(tiny, whole, tmp_path):
         path.write_bytes(path.read_bytes()[:-1])
     with pytest.warns(UserWarning) as told:
         train.save(train.resume(folder), folder)
-    assert len(told) == 3 and outcome(folder) == whole
+    assert [str(warning.message).rpartition(". ")[2] for warning in told[:3]] == [
+        "The one before is taken", "The one before is taken", "It was the last of them"
+    ]  # fmt: skip
+    assert [str(warning.message) for warning in told[3:]] == [
+        f"{folder}: no checkpoint is whole: the run begins anew, and so do its logs"
+    ]
+    assert outcome(folder) == whole
 
 
 @pytest.mark.skipif(os.name == "nt", reason="limits")
@@ -298,6 +329,39 @@ def test_a_folder_that_cannot_be_written(tiny, tmp_path, monkeypatch, capsys):
     assert len(done.history["steps"]["loss"]) == 20
 
 
+@pytest.mark.parametrize("name", ["environment.json", "config.json", "best.npz", "weights.npz", "history.json"])
+def test_a_full_disk_is_told_of_with_the_file_and_the_cure(tiny, whole, tmp_path, monkeypatch, capsys, name):
+    """Whichever file it is that has no room."""
+    fsync, where = os.fsync, []
+    replacing = weights.replacing
+
+    def full(handle):
+        if where[-1] == name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(handle)
+
+    def noting(path):
+        where.append(Path(path).name)
+        return replacing(path)
+
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(weights, "replacing", noting)
+        patch.setattr(os, "fsync", full)
+        patch.setattr(cli.report, "missing", lambda: "no pictures here")
+        patch.setattr(cli.train, "PRESETS", {"tiny": train.Preset(tiny, "", "")})
+        assert cli.main(["train", "--preset", "tiny", "--output", str(folder), "--checkpoint-every", "1"]) == 1
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and f"{folder / name} could not be written, and what was there is kept: No space" in err
+    assert "MB are free there): make room" in err
+    if name in ("environment.json", "config.json"):
+        assert not folder.exists()
+        return
+    assert f"'minicnn resume {folder}' " in err and not list(folder.rglob("*.part"))
+    train.save(train.resume(folder), folder)
+    assert outcome(folder) == whole
+
+
 # ------------------------------------------------------------------------------------------------- what is refused
 
 def test_the_latest_few_are_kept(tiny, tmp_path):
@@ -343,9 +407,18 @@ def test_other_data_are_refused(tiny, tmp_path, monkeypatch):
 def test_a_config_that_was_changed_does_not_fit(tiny, tmp_path):
     train.run(tiny, folder=tmp_path / "run")
     config = tmp_path / "run" / "config.json"
-    config.write_text(config.read_text().replace('"batch_size": 8', '"batch_size": 10'))
-    with pytest.raises(ValueError, match=r"does not fit .*config\.json: DataLoader: the state is of a loader with"):
-        train.resume(tmp_path / "run")
+    text = config.read_text()
+    for before, after, message in (
+        ('"batch_size": 8', '"batch_size": 10', "batch_size is 10, and was 8 when this run began. Put it back, or"),
+        ('"lr": 0.01', '"lr": 0.001', "lr is 0.001, and was 0.01 when .*, or 'minicnn resume .*run --lr X', or"),
+        ('"model": "tiny"', '"model": "resnet110"', "model is resnet110, and was tiny when"),
+        ('"epochs": 4', '"epochs": 5', "epochs is 5, and was 4 when .*minicnn train --config .*config.json"),
+    ):
+        assert before in text
+        config.write_text(text.replace(before, after))
+        with pytest.raises(ValueError, match=message) as caught:
+            train.resume(tmp_path / "run")
+        assert len(str(caught.value)) < 1000
 
 
 def test_two_processes_do_not_share_a_run(tiny, tmp_path):
@@ -356,6 +429,75 @@ def test_two_processes_do_not_share_a_run(tiny, tmp_path):
             train.resume(tmp_path / "run")
         done = driver("resume", tmp_path / "run")
     assert done.returncode == 1 and done.stderr.count("\n") == 1
+
+
+def test_a_device_that_the_run_began_on_and_is_not_here(tiny, tmp_path, monkeypatch, capsys):
+    folder, _ = begun(tiny, tmp_path)
+    facts = folder / "environment.json"
+    facts.write_text(facts.read_text().replace('"device": "cpu"', '"device": "cuda:0"'))
+    monkeypatch.setattr(backend, "cuda_problem", lambda: "no driver")
+    assert cli.main(["resume", str(folder)]) == 1
+    err = capsys.readouterr().err
+    assert "the run began on cuda:0, which does not work here: no driver. On the processor" in err
+    assert "--device cpu" in err and err.count("\n") == 1
+    assert cli.main(["resume", str(folder), "--device", "cpu"]) == 0
+
+
+def test_resume_can_do_what_its_errors_advise():
+    """A data set that is gone is advised to be got by --download, and a run that diverged by --lr."""
+    arguments = cli.parse(["resume", "run", "--download", "--lr", "0.5"])
+    assert (arguments.download, arguments.lr) == (True, 0.5)
+
+
+def test_what_is_not_finite_is_null(tiny, tmp_path, monkeypatch):
+    """In the log and the history, which are JSON; the network does as well as it can, and its best is no NaN."""
+
+    class Dots(train_driver.Dots):
+        def __init__(self, train=True):
+            super().__init__(train)
+            self.images = self.images.astype(np.float32) / 255
+            if not train:
+                self.images[3] = np.inf
+
+    def finite(text):
+        return json.loads(text, parse_constant=pytest.fail)
+
+    monkeypatch.setitem(train.SETS, "dots", Dots)
+    run = train.run(tiny, folder=tmp_path / "run")
+    train.save(run, tmp_path / "run")
+    lines = list(map(finite, (tmp_path / "run" / "log.jsonl").read_text().splitlines()))
+    judged = [line for line in lines if line["event"] in ("evaluation", "epoch")]
+    assert [line["test_loss"] for line in judged] == [None] * 10
+    table = (tmp_path / "run" / "log.csv").read_text()
+    assert "nan" not in table and "inf" not in table
+    history = finite((tmp_path / "run" / "history.json").read_text())
+    assert history["loss"] is None and history["history"]["epochs"][0]["test_loss"] is None
+    assert not (tmp_path / "run" / "best.npz").exists()
+    assert train.resume(tmp_path / "run").history == run.history
+
+
+def test_other_troubles_with_locks_are_no_other_process(tiny, tmp_path, monkeypatch):
+    """A file system that has no locks, say: a note, and the run goes on."""
+    fcntl = pytest.importorskip("fcntl")
+
+    def without_locks(file, how):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", without_locks)
+    with pytest.warns(UserWarning, match="run: cannot be locked there .No locks available.: see to it that no other"):
+        train.run(tiny, folder=tmp_path / "run")
+
+
+def test_time_goes_on(tiny, tmp_path):
+    """The seconds of a log never go back where a run was interrupted."""
+    folder, _ = begun(tiny, tmp_path)
+    time.sleep(0.3)  # while nothing runs; this does not count
+    lines = (folder / "log.jsonl").read_text().splitlines()
+    before = [entry["seconds"] for entry in map(json.loads, lines)]
+    train.resume(folder)
+    after = [json.loads(line)["seconds"] for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert after == sorted(after) and len(after) > len(before)
+    assert after[len(before)] < before[-1] + 0.3 and after[len(before)] >= before[-2]
 
 
 def test_a_log_that_is_shorter_than_it_was(tiny, tmp_path):
@@ -452,7 +594,7 @@ def test_ten_thousand_configs():
         (CONFIG.replace(b'"epochs": 5', b'"epochs": "5"'), "epochs is '5', and must be of the type int"),
         (CONFIG.replace(b'"epochs": 5', b'"epochs": true'), "epochs is True, and must be of the type int"),
         (CONFIG.replace(b'"epochs": 5', b'"epochs": 0'), "epochs is 0, and must be from 1 to 1000000000"),
-        (CONFIG.replace(b'"lr": null', b'"lr": NaN'), "lr is nan, and must be a number from 0 up"),
+        (CONFIG.replace(b'"lr": null', b'"lr": NaN'), "lr is nan, and must be a number above 0"),
         (CONFIG.replace(b'"lr": null', b'"lr": 1' + b"0" * 400), "lr is too large a number"),
         (CONFIG.replace(b'"width": 0.5', b'"width": [1]'), "the option width is [1], and must be a text, a number"),
         (CONFIG.replace(b'"pixels": []', b'"pixels": [1, 1]'), "must be two numbers, for black and white"),

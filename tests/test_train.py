@@ -36,11 +36,11 @@ def network():
 
 
 def copied(model):
-    return {name: array.copy() for name, array in model.state_dict().items()}
+    return {name: np.array(to_host(array)) for name, array in model.state_dict().items()}
 
 
 def same(a, b):
-    return all(np.array_equal(a[name], b[name]) for name in a | b)
+    return all(np.array_equal(to_host(a[name]), to_host(b[name])) for name in a | b)
 
 
 # ------------------------------------------------------------------------------------------------------- the loop
@@ -286,6 +286,7 @@ def test_gradient_sizes(dots):
 
 # ------------------------------------------------------------------------------------------------------ whole runs
 
+@pytest.mark.heavy
 def test_one_seed_one_result_on_any_number_of_threads(small, monkeypatch):
     def run(recipe, count):
         monkeypatch.setattr(threads, "_requested", count)

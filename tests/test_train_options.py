@@ -11,6 +11,7 @@ import pytest
 
 from minicnn import Tensor, backend, cli, models, nn, optim, report, threads, train
 from minicnn import functional as F
+from minicnn import weights as minicnn_weights
 from minicnn.data import ArrayDataset, DataLoader, Imagenette
 from minicnn.train import runs, sources
 
@@ -93,13 +94,73 @@ def test_evaluations_within_an_epoch_and_patience(dots):
     judge = DataLoader(dots, 20)
     history = fit(model, dots, 10, test=judge, evaluate_every=2, epochs=2, callbacks=[Watch()])
     assert [entry["step"] for entry in history["evaluations"]] == [2, 4, 6, 8, 10]
-    assert [step for step, _ in told] == [2, 4, 5, 6, 8, 10, 10]
+    assert [step for step, _ in told] == [2, 4, 5, 6, 8, 10]  # that after 10 steps is the epoch's too
     assert history["evaluations"][-1]["test_loss"] == history["epochs"][-1]["test_loss"] == told[-1][1]
     assert history["evaluations"][0]["test_loss"] > history["evaluations"][-1]["test_loss"]
     worse = network()
     uphill = optim.SGD(worse.parameters(), lr=1e-3, maximize=True)
     history = fit(worse, dots, 10, test=judge, epochs=50, patience=3, optimizer=uphill)
     assert len(history["epochs"]) == 4  # the first is the best, and three are no better
+
+
+def test_the_same_weights_are_judged_once(dots):
+    """An evaluation that falls on an epoch's end counts once for `patience`, and so does an epoch of skipped steps."""
+    judged = []
+
+    class Watch(train.Callback):
+        def evaluated(self, training, result, entry):
+            judged.append(training.updates)
+
+    def trained(data, **options):
+        judged.clear()
+        model = network()
+        options = {"test": DataLoader(dots, 20), "patience": 2, "epochs": 9, "callbacks": [Watch()], **options}
+        return fit(model, data, optimizer=optim.SGD(model.parameters(), lr=1e-3, maximize=True), **options)
+
+    history = trained(dots, evaluate_every=5)  # the five steps of an epoch
+    assert judged == [5, 10, 15] and [entry["step"] for entry in history["evaluations"]] == judged
+    assert [entry["test_loss"] for entry in history["epochs"]] == [e["test_loss"] for e in history["evaluations"]]
+    bad = ArrayDataset(np.full_like(dots.images, np.nan), dots.labels)
+    history = trained(bad, non_finite="skip", epochs=4)
+    assert judged == [0] and len(history["epochs"]) == 4
+
+
+def test_a_test_loss_that_is_not_finite_is_never_the_best(dots):
+    """Whether it comes first or later; it is no better than what was there, and JSON can write the history."""
+    judge = DataLoader(ArrayDataset(dots.images.copy(), dots.labels), 20)
+    good, seen = judge.dataset.images.copy(), []
+
+    class Spoil(train.Callback):
+        def __init__(self, epochs):
+            self.epochs = epochs
+
+        def safe(self, training):
+            judge.dataset.images[:] = np.nan if training.epoch in self.epochs else good
+
+        def evaluated(self, training, result, entry):
+            seen.append((result.loss, training.best))
+
+    def losses(spoilt, **options):
+        seen.clear()
+        judge.dataset.images[:] = np.nan if 1 in spoilt else good
+        history = fit(network(), dots, test=judge, callbacks=[Spoil(spoilt)], **options)
+        assert json.loads(json.dumps(history, allow_nan=False)) == history
+        return [entry["test_loss"] for entry in history["epochs"]]
+
+    first, second, third = losses({1}, epochs=3)
+    assert first is None and third < second and math.isnan(seen[0][0])
+    assert [best for _, best in seen] == [None, second, third]
+    assert losses({2, 3}, epochs=9, patience=2)[1:] == [None, None] and seen[-1][1] == seen[0][0]
+    assert losses({1, 2, 3, 4}, epochs=9, patience=3) == [None] * 3
+
+
+def test_an_epoch_of_skipped_steps_has_no_loss(dots, capsys):
+    bad = ArrayDataset(np.full_like(dots.images, np.nan), dots.labels)
+    history = fit(network(), bad, epochs=2, non_finite="skip", test=DataLoader(dots, 50))
+    assert [(entry["loss"], entry["accuracy"]) for entry in history["epochs"]] == [(None, None)] * 2
+    assert history["epochs"][0]["test_loss"] > 0 and history["steps"]["loss"] == []
+    cli.Display(train.Recipe(epochs=2)).epoch(history["epochs"][0])
+    assert capsys.readouterr().out.startswith("epoch 1/2  all steps were skipped  0 images/s  test images: loss ")
 
 
 def test_a_number_of_steps_and_callbacks_that_stop(dots):
@@ -142,9 +203,48 @@ def test_a_loss_that_is_not_finite_names_the_layer_and_what_helps(dots):
         fit(model, poisoned(dots))
     text = str(caught.value)
     assert "at step 3 of epoch 1, with learning rate 0.1. It began in conv: conv2d in conv made" in text
-    assert "on the way forward" in text and "no gradient that could be clipped" in text
-    assert "minicnn lab exploding" in text
+    assert "The images were not finite to begin with (1 of the step's 10, the first is number 4)" in text
+    assert "No learning rate helps against that" in text and "smaller learning rate" not in text
     assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize("clip_norm", [None, 1e6])
+def test_weights_that_are_too_large_name_the_layer_and_what_helps(dots, clip_norm):
+    """Clipping is no advice for those who have it."""
+    model = network()
+    model.get_submodule("conv").weight.data[...] = np.float32(3e38)
+    with pytest.raises(train.NonFiniteLoss) as caught:
+        fit(model, dots, clip_norm=clip_norm)
+    text = str(caught.value)
+    assert "at step 1 of epoch 1, with learning rate 0.1. It began in conv: conv2d in conv made" in text
+    assert "on the way forward" in text and "A smaller learning rate usually helps" in text
+    assert ("no gradient that could be clipped" in text) is ("--clip-norm" in text) is (clip_norm is None)
+    assert "minicnn lab exploding" in text and "checkpoint" not in text
+
+
+@pytest.mark.parametrize("non_finite", ["stop", "skip"])
+def test_buffers_are_as_before_a_step_that_was_not_finite(dots, non_finite):
+    """Running statistics of batch norm, whose forward pass changes them before the loss is known."""
+    backend.manual_seed(1)
+    model = nn.Sequential(
+        ("conv", nn.Conv2d(1, 4, 2)), ("norm", nn.BatchNorm2d(4)), ("flat", nn.Flatten()), ("fc", nn.Linear(36, 3))
+    )
+    dots = ArrayDataset(dots.images.copy(), dots.labels)
+    dots.images[-1] = np.nan
+    seen = []
+
+    class Watch(train.Callback):
+        def step(self, training, progress):
+            seen.append(weights_of(training.model))
+
+    if non_finite == "stop":
+        with pytest.raises(train.NonFiniteLoss):
+            fit(model, dots, callbacks=[Watch()])
+    else:
+        fit(model, dots, callbacks=[Watch()], non_finite="skip")
+    assert len(seen) == 4 and {"norm.running_mean", "norm.num_batches_tracked"} <= seen[-1].keys()
+    for name, array in weights_of(model).items():
+        np.testing.assert_array_equal(array, seen[-1][name])
 
 
 def test_a_gradient_that_is_not_finite_names_the_layer_too(dots):
@@ -220,6 +320,89 @@ def test_the_last_good_checkpoint_is_kept(small, tmp_path):
     assert all(np.isfinite(array).all() for name, array in arrays.items() if name.startswith("model."))
 
 
+@pytest.mark.parametrize("kind", [train.NonFiniteLoss, train.NonFiniteGradient, train.NonFiniteWeights])
+def test_the_error_names_the_last_good_checkpoint(small, tmp_path, kind, monkeypatch):
+    class Spoil(train.Callback):
+        def step(self, training, progress):
+            if training.updates == 2 and kind is train.NonFiniteWeights:
+                next(iter(training.model.parameters())).data[...] = np.inf
+
+    original = train.Training._problem
+
+    def problem(self, *numbers):
+        return ("something is not finite", kind) if self.updates == 2 else original(self, *numbers)
+
+    monkeypatch.setattr(train.Training, "_problem", problem)
+    folder = train.RunFolder(tmp_path / "run", every=1)
+    recipe = train.Recipe(epochs=3, images=192, clip_norm=5.0)
+    with pytest.raises(kind) as caught:
+        train.run(recipe, folder=folder, callbacks=[Spoil()])
+    [newest, *_] = folder.checkpoints.paths()
+    assert type(caught.value) is kind and f"The last good checkpoint is {newest}: " in str(caught.value)
+    assert "with --lr X at another learning rate" in str(caught.value) and "--clip-norm" not in str(caught.value)
+
+
+def rates(folder):
+    return [line["lr"] for line in lines_of(folder) if line["event"] == "step"]
+
+
+def lines_of(folder):
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("scheduled", [True, False])
+def test_the_rate_can_be_set_again(dots, scheduled):
+    """Each time to what it would have been at the start, not in proportion to the time before."""
+
+    class Change(train.Callback):
+        def step(self, training, progress):
+            if training.updates == 2:
+                training.set_rate(0.4)
+            if training.updates == 3:
+                training.set_rate(0.01)
+
+    model = network()
+    optimizer = optim.SGD(model.parameters(), lr=0.1)
+    schedule = optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (1 + step)) if scheduled else None
+    history = fit(
+        model, dots, optimizer=optimizer, scheduler=schedule, schedule_each="step", callbacks=[Change()]
+    )
+    expected = [0.1 / 1, 0.1 / 2, 0.4 / 3, 0.01 / 4, 0.01 / 5] if scheduled else [0.1, 0.1, 0.4, 0.01, 0.01]
+    np.testing.assert_allclose(history["steps"]["lr"], expected)
+
+
+@pytest.mark.parametrize("schedule", [{}, {"warmup": 2}, {"schedule": "constant"}])
+def test_going_on_from_the_last_good_checkpoint_with_a_smaller_rate(small, tmp_path, schedule, capsys, monkeypatch):
+    """The schedule goes on from where it was, at a tenth; an interruption later keeps the change."""
+    monkeypatch.setattr(threads, "_requested", None)
+    recipe = train.Recipe(epochs=3, images=64, batch_size=16, optimizer="sgd", lr=0.2, weight_decay=0.01, **schedule)
+    whole = train.run(recipe, folder=tmp_path / "whole").history["steps"]["lr"]
+
+    class Crash(train.Callback):
+        def step(self, training, progress):
+            if training.updates == self.at:
+                raise train.NonFiniteLoss("the loss is nan")
+
+    crash, run = Crash(), tmp_path / "run"
+    crash.at = 5
+    with pytest.raises(train.NonFiniteLoss, match=r"the loss is nan\. The last good checkpoint is .*step-000000004"):
+        train.run(recipe, folder=train.RunFolder(run, every=1), callbacks=[crash])
+    crash.at = 6
+    with pytest.raises(train.NonFiniteLoss):
+        train.resume(train.RunFolder(run), lr=0.02, callbacks=[crash])
+    done = train.resume(train.RunFolder(run))  # from the checkpoint that was written when the rate was changed
+    np.testing.assert_allclose(done.history["steps"]["lr"], [*whole[:4], *(np.array(whole[4:]) / 10)])
+    events = [(line["step"], line["lr"]) for line in lines_of(run) if line["event"] == "rate"]
+    assert events == [(4, 0.02)] and rates(run) == done.history["steps"]["lr"]
+    assert train.read_config(run / "config.json") == recipe
+    with pytest.raises(ValueError, match="the run is over, and another learning rate has nothing to change"):
+        train.resume(run, lr=0.1)
+    with pytest.raises(ValueError, match="lr is 0, and must be a number above 0"):
+        train.resume(run, lr=0)
+    assert cli.main(["resume", str(run), "--lr", "0.1"]) == 1
+    assert "the run is over" in capsys.readouterr().err
+
+
 # ------------------------------------------------------------------------------------- optimiser, schedule, losses
 
 def test_weight_decay_leaves_biases_and_norms_alone():
@@ -234,6 +417,82 @@ def test_weight_decay_leaves_biases_and_norms_alone():
     )
     [group] = everything.param_groups
     assert group["weight_decay"] == 0.1 and group["momentum"] == 0.5
+
+
+def test_the_weight_decay_that_an_optimizer_has_by_itself_leaves_biases_and_norms_alone_too():
+    model = models.resnet20(width=0.1)
+    groups = runs.make_optimizer(train.Recipe(model="resnet20", optimizer="adamw"), model).param_groups
+    assert [(group["weight_decay"], {p.ndim > 1 for p in group["params"]}) for group in groups] == [
+        (0.01, {True}), (0.0, {False})
+    ]  # fmt: skip
+    recipe = train.Recipe(model="resnet20", optimizer="adamw", decay_all=True)
+    recipe.check()
+    [group] = runs.make_optimizer(recipe, model).param_groups
+    assert group["weight_decay"] == 0.01 and len(group["params"]) == len(list(model.parameters()))
+    for optimizer in ("adam", "sgd", "rmsprop"):
+        [group] = runs.make_optimizer(train.Recipe(model="resnet20", optimizer=optimizer), model).param_groups
+        assert group["weight_decay"] == 0
+        with pytest.raises(ValueError, match=f"decay_all is true, and {optimizer} has no weight decay by itself: give"):
+            train.Recipe(optimizer=optimizer, decay_all=True).check()
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"lr": 0.0}, "lr is 0.0, and must be a number above 0"),
+        ({"clip_norm": 0.0}, "clip_norm is 0.0, and must be a number above 0"),
+        ({"clip_value": 0.0}, "clip_value is 0.0, and must be a number above 0"),
+        ({"milestones": (0.3,)}, r"one factor for each milestone.*Give both \(--milestones 0.5,0.75 --factors"),
+        ({"milestones": (0.3, 0.9)}, "for the schedule 'step', and this one is 'cosine': give schedule 'step' too"),
+        ({"factors": (0.3, 0.2), "schedule": "constant"}, "for the schedule 'step', and this one is 'constant'"),
+    ],
+)
+def test_entries_of_a_recipe_that_would_do_nothing(changed, message):
+    recipe = train.Recipe(**changed)
+    with pytest.raises(ValueError, match=message):
+        recipe.check()
+    with pytest.raises(ValueError, match=message):
+        train.parse_config(recipe.to_json().encode())
+
+
+def test_a_warmup_that_is_longer_than_the_training(small, tmp_path):
+    recipe = train.Recipe(epochs=1, images=128, warmup=3)
+    with pytest.raises(ValueError, match="warmup is 3 steps, and the training has 2: it would never reach its"):
+        train.run(recipe, folder=tmp_path / "runs" / "1")
+    assert not (tmp_path / "runs").exists()
+    lr = train.run(dataclasses.replace(recipe, warmup=2)).history["steps"]["lr"]
+    assert lr == [0.001, 0.002]
+
+
+def test_options_of_the_command_line_that_would_do_nothing(small, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(threads, "_requested", None)
+    monkeypatch.chdir(tmp_path)
+    for argv in (["--milestones", "0.5,0.75"], ["--factors", "0.1,0.01", "--schedule", "constant"]):
+        assert cli.main(["train", "lenet5", *argv]) == 2
+        assert "--milestones and --factors are for --schedule step, and this one is co" in capsys.readouterr().err
+    argv = ["train", "resnet20", "--preset", "resnet-cifar-2015", "--images", "4", "--epochs", "1", "--batch-size", "4"]
+    argv += ["--option", "width=0.1", "--output", "run"]
+    assert cli.main([*argv, "--schedule", "cosine"]) == 0  # the preset's milestones are for its own schedule
+    assert cli.main(["train", "lenet5", "--data", "mnits"]) == 1
+    out, err = capsys.readouterr()
+    assert "Did you mean 'mnist'" in err and "mnits" not in out
+    assert cli.main(["train", "lenet5", "--hold-back", "999999"]) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert cli.main(["train", "--config", "nope.json"]) == 1
+    assert "there is no file nope.json; a config is the config.json in the folder of a run" in capsys.readouterr().err
+
+
+def test_numpy_has_nothing_to_say_of_a_rate_that_is_far_too_large(small):
+    """Warnings are errors here; the loss and the sizes say it."""
+    run = train.run(train.Recipe(epochs=1, images=128, lr=1e30))
+    assert run.history["steps"]["loss"]
+
+
+def test_numpy_has_nothing_to_say_of_weights_that_are_judged(dots):
+    model = network()
+    for p in model.parameters():
+        p.data[...] = np.float32(3e38)
+    assert not math.isfinite(train.evaluate(model, DataLoader(dots, 20)).loss)
 
 
 @pytest.mark.parametrize(
@@ -266,6 +525,9 @@ def test_label_smoothing_and_auxiliary_losses(rng):
     loss = runs.make_criterion(recipe, model)(outputs, labels).item()
     assert loss == pytest.approx(parts[0] + 0.3 * (parts[1] + parts[2]), rel=1e-6)
     assert runs.make_criterion(train.Recipe(), model) is models.googlenet_loss
+    outputs = outputs.logits
+    loss = runs.make_criterion(recipe, model)(outputs, labels).item()
+    assert loss == pytest.approx(parts[0], rel=1e-6)
     with pytest.raises(ValueError, match="LeNet-5 of 1998 has a loss of its own"):
         runs.make_criterion(recipe, models.lenet5(variant="1998"))
 
@@ -375,13 +637,18 @@ def test_train_on_a_folder_of_photographs(photographs, tmp_path, capsys, monkeyp
         monkeypatch.chdir("/")
         assert cli.main(["resume", str(tmp_path / "run")]) == 0
     assert out.startswith("training resnet20 on photographs with adam: epochs 1, ") and "held-back accuracy" in out
+    assert "trained and tested in " in out
     assert err.count("\n") == 1 and "skipped 1 of 25 files: " in err and "broken.jpg" in err
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["data"] == str(photographs)  # the run goes on from wherever
-    assert "going on with resnet20 on photographs" in capsys.readouterr().out
-    weights = str(tmp_path / "run" / "weights.npz")
-    assert cli.main(["classify", "resnet20", "--weights", weights, str(photographs / "blue" / "00.jpg")]) == 0
-    assert {"blue", "red"} <= set(capsys.readouterr().out.split())
+    out = capsys.readouterr().out
+    assert out.startswith("nothing is left to train of resnet20 on photographs") and "\ntested in " in out
+    for name in ("weights.npz", "best.npz"):
+        weights = str(tmp_path / "run" / name)
+        assert cli.main(["classify", "resnet20", "--weights", weights, str(photographs / "blue" / "00.jpg")]) == 0
+        assert {"blue", "red"} <= set(capsys.readouterr().out.split())
+    known = [minicnn_weights.read(tmp_path / "run" / name)[1] for name in ("weights.npz", "best.npz")]
+    assert known[0].items() <= known[1].items() and known[0].keys() >= {"class_names", "mean", "std", "resize"}
 
 
 def test_a_broken_picture_can_be_refused(photographs, tmp_path, capsys):
@@ -389,7 +656,61 @@ def test_a_broken_picture_can_be_refused(photographs, tmp_path, capsys):
     assert cli.main([*COMMAND, *where, "--broken", "refuse"]) == 1
     err = capsys.readouterr().err
     assert err.startswith(f"minicnn: error: broken pictures: {photographs / 'red' / 'broken.jpg'}: ")
-    assert err.count("\n") == 1 and not list((tmp_path / "run").iterdir())
+    assert err.count("\n") == 1 and not (tmp_path / "run").exists()
+    (tmp_path / "run").mkdir()  # one that was there stays
+    assert cli.main([*COMMAND, *where, "--broken", "refuse"]) == 1
+    assert not list((tmp_path / "run").iterdir())
+
+
+def test_a_name_with_a_new_line_makes_no_new_line(photographs, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(threads, "_requested", None)
+    (photographs / "red" / "broken.jpg").rename(photographs / "red" / "bro\nken\x1b[2J.jpg")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        assert cli.main([*COMMAND, "--data", str(photographs), "--output", str(tmp_path / "run")]) == 0
+    err = capsys.readouterr().err
+    assert err.startswith("minicnn: note: ") and err.count("\n") == 1 and "\x1b" not in err
+
+
+def test_a_picture_that_could_not_be_resized_is_broken(photographs):
+    """The scan sees pictures as the training does; this one is whole, but would be 36 × 36 million pixels."""
+    from PIL import Image
+
+    Image.new("L", (1, 1_000_000)).save(photographs / "red" / "thin.png")
+    with pytest.warns(UserWarning, match=r"skipped 2 of 26 files: .*thin\.png: 1×1000000 pixels are too long and thin"):
+        data = sources.load(train.Recipe(model="resnet20", data=str(photographs)))
+    assert len(data.train) + len(data.judged_by) == 24
+
+
+def test_so_many_photographs_and_no_more(photographs):
+    recipe = train.Recipe(model="resnet20", data=str(photographs), images=7)
+    with pytest.warns(UserWarning, match="skipped 1"):
+        assert len(sources.load(recipe).train) == 7
+    with (
+        pytest.warns(UserWarning, match="skipped 1"),
+        pytest.raises(ValueError, match="images is 21: it must be from 1 to 20, the images there are to train on"),
+    ):
+        sources.load(dataclasses.replace(recipe, images=21))
+
+
+def test_a_recipe_for_small_images_is_not_for_photographs(photographs):
+    recipe = dataclasses.replace(train.PRESETS["lenet5-1998"].recipe, data=str(photographs))
+    with pytest.raises(ValueError, match=r"pad is 2 and pixels \[-0.1, 1.175\], .* not for photographs: choose"):
+        sources.load(recipe)
+
+
+def test_photographs_that_were_moved(photographs, tmp_path):
+    """Said so, and the run goes on when the config has their new place."""
+    with pytest.warns(UserWarning, match="skipped 1"):
+        recipe = train.Recipe(model="resnet20", data=str(photographs), epochs=1, options={"width": 0.1})
+        train.run(recipe, folder=tmp_path / "run")
+    photographs.rename(tmp_path / "moved")
+    with pytest.raises(FileNotFoundError, match='photographs, which .* put a link to them there, or write .*"data"'):
+        train.resume(tmp_path / "run")
+    config = tmp_path / "run" / "config.json"
+    config.write_text(config.read_text().replace(str(photographs), str(tmp_path / "moved")))
+    with pytest.warns(UserWarning, match="skipped 1"):
+        train.resume(tmp_path / "run")
 
 
 def test_the_photographs_are_split_by_class_and_never_overlap(photographs):

@@ -16,6 +16,11 @@ What Pillow warns of (a damaged note, say) is left to Python's filters, which th
 from __future__ import annotations
 
 import os
+import stat
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -25,7 +30,10 @@ from .extra import need
 # What Pillow may be asked to read. Not EPS, for instance, which is a program that another program would run.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
-MAX_PIXELS = 80_000_000  # in a picture, as it is and resized; it takes at most 16 bytes each while it is read
+MAX_PIXELS = 80_000_000  # in a picture, as it is and resized, and in all that threads read at one time together
+BYTES = 16  # the most that each of them takes meanwhile
+LARGE = 2_000_000  # pixels from which on it is worth a moment to give the memory back
+STRIP = 1 << 20  # pixels of 16 and 32 bits that are brought to 8 at one time
 
 ORIENTATION = 274  # the number of the EXIF entry
 
@@ -39,26 +47,97 @@ def read_picture(
         channels: 3 for red, green and blue, 1 for grey.
         resize: the length that the shorter side gets, bilinearly and without aliasing; left out, it stays.
 
+    However many threads call this at one time, together they use at most `BYTES` × `MAX_PIXELS` (1.3 GB) beside what
+    they return: a picture waits until there is room for it.
+
     Raises:
-        ValueError: no picture of a format in `FORMATS`, damaged, of pixels without a known range, or too large.
+        ValueError: no picture of a format in `FORMATS`, damaged, of pixels without a known range, or too large; no
+            regular file (a pipe, say, would be waited for without end).
         ImportError: Pillow is missing; the message names the extra.
         OSError: the file cannot be opened.
     """
     image = need("PIL.Image", "pictures")
+    check_file(path)
     try:
-        with open(path, "rb") as file, image.open(file, formats=FORMATS) as picture:
-            if picture.width * picture.height > max_pixels:
-                raise ValueError(f"{picture.width}×{picture.height} pixels are more than {max_pixels}")
-            picture.load()
-            turned = _turned(picture, image)
-            pixels = np.asarray(_resized(_converted(turned, channels, image), resize, max_pixels, image))
+        with (
+            open(path, "rb") as file,
+            image.open(file, formats=FORMATS) as picture,
+            _room.for_pixels(_largest(picture, resize, max_pixels)),
+        ):
+            try:
+                return _pixels(picture, channels, resize, image)
+            finally:
+                picture.close()  # before the room is left
     except Exception as error:  # a decoder may raise anything
         if isinstance(error, OSError) and error.errno is not None:  # there is no such file, or no permission
             raise
-        unknown = type(error).__name__ == "UnidentifiedImageError"
-        text = "not a picture that can be read" if unknown else " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{os.fspath(path)}: {text}. Known are {', '.join(FORMATS)}") from None
-    return np.ascontiguousarray(pixels.reshape(*pixels.shape[:2], channels).transpose(2, 0, 1))  # (C, H, W)
+        raise ValueError(f"{os.fspath(path)}: {why_unreadable(error)}") from None
+
+
+def _pixels(picture: Any, channels: int, resize: int | None, image: Any) -> np.ndarray:
+    """`picture` as uint8 (channels, H, W). The pictures on the way are let go as soon as the next is there."""
+    picture.load()
+    picture = _turned(picture, image)
+    picture = _converted(picture, channels, image)
+    if resize is not None and resize != min(picture.size):
+        picture = picture.resize(_resized(picture.size, resize), image.Resampling.BILINEAR)
+    pixels = np.asarray(picture).reshape(picture.height, picture.width, channels)
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))  # (C, H, W)
+
+
+def check_file(path: str | os.PathLike[str]) -> None:
+    """Look whether what is at `path` can be read without waiting for somebody: a folder is left to `open`.
+
+    Raises:
+        ValueError: it is a pipe, a socket or a device.
+        OSError: there is nothing, or it may not be looked at.
+    """
+    mode = os.stat(path).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise ValueError(f"{os.fspath(path)}: a pipe, a socket or a device, and not a file with a picture")
+
+
+def why_unreadable(error: Exception) -> str:
+    """What a decoder has against a picture, in one line; which formats there are, where that may be the cure."""
+    if type(error).__name__ == "UnidentifiedImageError":
+        return f"not a picture that can be read. Known are {', '.join(FORMATS)}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+class _Room:
+    """How many pixels may be read at one time by all threads together: each picture waits for its own."""
+
+    def __init__(self, pixels: int):
+        self.pixels, self.taken, self.changed = pixels, 0, threading.Condition()
+
+    @contextmanager
+    def for_pixels(self, count: int) -> Iterator[None]:
+        """Inside, `count` of the pixels are taken. One that alone is larger than the room waits for all of it."""
+        with self.changed:
+            self.changed.wait_for(lambda: self.taken == 0 or self.taken + count <= self.pixels)
+            self.taken += count
+        try:
+            yield
+        finally:
+            if count > LARGE:
+                _give_back()
+            with self.changed:
+                self.taken -= count
+                self.changed.notify_all()
+
+
+_room = _Room(MAX_PIXELS)
+
+
+def _give_back() -> None:
+    """Make the system's what was freed: GNU's C library keeps it for each thread that has used it, and four of them
+    would keep four times as much as one."""
+    if sys.platform == "linux":
+        import ctypes
+
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # other C libraries have none, and keep less
+        if trim is not None:
+            trim(0)
 
 
 def _turned(picture: Any, image: Any) -> Any:
@@ -79,24 +158,43 @@ def _turned(picture: Any, image: Any) -> Any:
 def _converted(picture: Any, channels: int, image: Any) -> Any:
     """`picture` in 8 bits a channel, grey or red, green and blue, on white paper."""
     if picture.mode.startswith("I"):  # Pillow's modes for grey pictures of 16 bits, and of 32
-        values = np.asarray(picture).astype(np.int64)
+        values = np.asarray(picture)  # (H, W)
         if values.min() < 0 or values.max() > 65_535:
             raise ValueError(f"pixels of 32 bits, from {values.min()} to {values.max()}, have no known range")
-        picture = image.fromarray(((values + 128) // 257).astype(np.uint8))
+        bytes_ = np.empty(values.shape, np.uint8)
+        rows = max(1, STRIP // values.shape[1])
+        for at in range(0, len(values), rows):
+            bytes_[at : at + rows] = (values[at : at + rows].astype(np.int64) + 128) // 257
+        picture = image.fromarray(bytes_)
     elif picture.mode == "F":
         raise ValueError("floating-point pixels have no known range")
     if picture.mode in ("LA", "La", "PA", "RGBa", "RGBA") or "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-        paper = image.new("RGBA", picture.size, "white")
-        picture = image.alpha_composite(paper, picture)
-    return picture.convert("L" if channels == 1 else "RGB")
+        picture = picture.convert("RGBA") if picture.mode != "RGBA" else picture
+        paper = image.new("RGB", picture.size, "white")
+        paper.paste(picture, mask=picture.getchannel("A"))
+        picture = paper
+    mode = "L" if channels == 1 else "RGB"
+    return picture if picture.mode == mode else picture.convert(mode)
 
 
-def _resized(picture: Any, resize: int | None, max_pixels: int, image: Any) -> Any:
-    if resize is None or resize == min(picture.size):
-        return picture
-    short, long = sorted(picture.size)
-    if resize * (resize * long // short) > max_pixels:
+def _largest(picture: Any, resize: int | None, max_pixels: int) -> int:
+    """The pixels of `picture`, which is not loaded yet, as it is or resized, whichever are more.
+
+    Raises:
+        ValueError: they are more than `max_pixels`.
+    """
+    count = picture.width * picture.height
+    if count > max_pixels:
+        raise ValueError(f"{picture.width}×{picture.height} pixels are more than {max_pixels}")
+    if resize is None:
+        return count
+    width, height = _resized(picture.size, resize)
+    if width * height > max_pixels:
         raise ValueError(f"{picture.width}×{picture.height} pixels are too long and thin to be resized")
-    size = [resize if side == short else resize * side // short for side in picture.size]
-    return picture.resize(size, image.Resampling.BILINEAR)
+    return max(count, width * height)
+
+
+def _resized(size: tuple[int, int], resize: int) -> tuple[int, int]:
+    """The width and height that a picture of `size` gets, the shorter of them `resize`."""
+    width, height = (resize if side == min(size) else resize * side // min(size) for side in size)
+    return width, height

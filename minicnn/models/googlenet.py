@@ -33,8 +33,8 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, NamedTuple
 
+from .. import backend, nn
 from .. import functional as F
-from .. import nn
 from ..engine import Tensor
 from .inception import AuxiliaryClassifier, ConvUnit, Inception
 from .variant import BOTH, check_images, check_sides, scaled, settle
@@ -55,11 +55,14 @@ class GoogLeNetOutputs(NamedTuple):
     aux_logits1: Tensor
 
 
-def googlenet_loss(outputs: GoogLeNetOutputs | Tensor, target: Any, auxiliary_weight: float = 0.3) -> Tensor:
+def googlenet_loss(
+    outputs: GoogLeNetOutputs | Tensor, target: Any, auxiliary_weight: float = 0.3, label_smoothing: float = 0.0
+) -> Tensor:
     """Cross-entropy, with that of the auxiliary classifiers, where there are any, weighted by 0.3 (section 5)."""
     if not isinstance(outputs, GoogLeNetOutputs):
-        return F.cross_entropy(outputs, target)
-    main, aux2, aux1 = (F.cross_entropy(scores, target) for scores in outputs)
+        return F.cross_entropy(outputs, target, label_smoothing=label_smoothing)
+    target = backend.on_both(target, outputs.logits.device)  # crosses over once for the three
+    main, aux2, aux1 = (F.cross_entropy(scores, target, label_smoothing=label_smoothing) for scores in outputs)
     return main + auxiliary_weight * (aux1 + aux2)
 
 

@@ -24,12 +24,12 @@ from .recipe import (
 )
 from .results import Run, draw, save
 from .runs import resume, run
-from .sources import SETS, judges, title
+from .sources import SETS, judges, located, title
 
 __all__ = [
     "AUGMENTATIONS", "FOR_PICTURES", "MODELS", "OPTIMIZERS", "PRESETS", "SCHEDULES", "SETS", "Callback",
     "CheckpointError", "Checkpoints", "Criterion", "Evaluation", "Interrupted", "NonFiniteGradient", "NonFiniteLoss",
     "NonFiniteWeights", "Preset", "Progress", "Recipe", "Run", "RunFolder", "Training", "confusion_matrix", "draw",
-    "evaluate", "fit", "gradient_sizes", "judges", "nearest", "parse_config", "read_config", "resume", "run", "save",
-    "title", "top_confusions",
+    "evaluate", "fit", "gradient_sizes", "judges", "located", "nearest", "parse_config", "read_config", "resume", "run",
+    "save", "title", "top_confusions",
 ]  # fmt: skip

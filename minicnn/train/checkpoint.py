@@ -123,6 +123,10 @@ def verify(path: str | os.PathLike[str]) -> None:
         raise CheckpointError(f"{os.fspath(path)}: damaged or cut off: its SHA-256 is not the one at its end")
 
 
+def _reason(error: OSError) -> str:
+    return str(error) if error.errno is None else os.strerror(error.errno)
+
+
 class Checkpoints:
     """The checkpoints in a folder, of which the latest few are kept.
 
@@ -156,8 +160,8 @@ class Checkpoints:
             free = shutil.disk_usage(self.folder).free / 1e6
             raise OSError(
                 error.errno,
-                f"the checkpoint of step {number} could not be written ({error.strerror or error}; {free:.0f} MB are "
-                f"free there), {last}. With space, 'minicnn resume {self.folder.parent}' goes on",
+                f"the checkpoint of step {number} could not be written ({_reason(error)}; {free:.0f} MB are free "
+                f"there), {last}. With space, 'minicnn resume {self.folder.parent}' goes on",
             ) from error
         for old in self.paths()[self.keep :]:
             old.unlink(missing_ok=True)
@@ -165,11 +169,13 @@ class Checkpoints:
 
     def load(self) -> Iterator[tuple[Path, Arrays, Facts]]:
         """The newest checkpoint that is whole; asked again, the one before. Broken ones are told of in a warning."""
-        for path in self.paths():
+        paths = self.paths()
+        for path in paths:
             try:
                 arrays, facts = read(path)
             except (CheckpointError, OSError) as error:
-                warnings.warn(f"{error}. The one before is taken", stacklevel=2)
+                then = "It was the last of them" if path == paths[-1] else "The one before is taken"
+                warnings.warn(f"{error}. {then}", stacklevel=2)
                 continue
             yield path, arrays, facts
 

@@ -18,21 +18,26 @@ from ..inspect.anomaly import AnomalyError, detect_anomaly
 from ..nn import Module
 from .measure import Criterion, on
 
+SMALLER = "A smaller learning rate usually helps (minicnn train: --lr, --warmup), or batch norm"
 FORWARD = (
-    "A smaller learning rate usually helps (minicnn train: --lr, --warmup), or batch norm. Clipping the gradients "
-    "(--clip-norm) helps only where it was they that made the weights so large: what is infinite on the way forward "
-    "has no gradient that could be clipped"
+    f"{SMALLER}. Clipping the gradients (--clip-norm) helps only where it was they that made the weights so large: "
+    "what is infinite on the way forward has no gradient that could be clipped"
 )
-BACKWARD = (
-    "A smaller learning rate usually helps (minicnn train: --lr, --warmup), or clipping the gradients before they grow "
-    "(minicnn.nn.utils.clip_grad_norm_; --clip-norm 1), or batch norm"
+BACKWARD = f"{SMALLER}, or clipping the gradients before they grow (--clip-norm 1, minicnn.nn.utils.clip_grad_norm_)"
+PICTURES = (
+    "No learning rate helps against that: look at the images, and at how they are prepared. --non-finite skip leaves "
+    "such steps out"
 )
-EITHER = "A smaller learning rate usually helps, or clipping the gradients (minicnn.nn.utils.clip_grad_norm_)"
-LAB = "'minicnn lab exploding' shows which remedy saves which run"
+LAB = ". 'minicnn lab exploding' shows which remedy saves which run"
+
+
+def advice(clipped: bool) -> str:
+    """What helps where nothing more is known; `clipped`: the norm of the gradients is bounded already."""
+    return (SMALLER if clipped else BACKWARD) + LAB
 
 
 class NonFiniteLoss(ArithmeticError):
-    """The loss became infinite or not a number. The weights are as they were before the batch that showed it."""
+    """The loss became infinite or not a number. Weights and buffers are as they were before the step that showed it."""
 
 
 class NonFiniteGradient(NonFiniteLoss):
@@ -41,6 +46,11 @@ class NonFiniteGradient(NonFiniteLoss):
 
 class NonFiniteWeights(NonFiniteLoss):
     """A step made a weight infinite or not a number. The checkpoints from before are kept."""
+
+
+def sum_of_gradients(model: Module) -> Any:
+    """One number, where the model is: not finite if any gradient is not, and nearly always finite if all are."""
+    return _sum([p.grad for p in model.parameters() if p.grad is not None])
 
 
 def first_bad_gradient(model: Module) -> str | None:
@@ -56,26 +66,33 @@ def first_bad_weight(model: Module) -> str | None:
 
 
 def _first_bad(arrays: list[tuple[str, Any]]) -> str | None:
-    if not arrays:
+    if math.isfinite(float(_sum([array for _, array in arrays]))):
         return None
-    with np.errstate(all="ignore"):
-        total = sum(array.sum() for _, array in arrays)  # an infinity or a NaN stays one; from a GPU one number comes
-        if math.isfinite(float(total)):
-            return None
     for name, array in arrays:
-        if not bool(backend.array_module(array).isfinite(array).all()):
-            return name
+        with backend.beside(array):
+            if not bool(backend.array_module(array).isfinite(array).all()):
+                return name
     return None  # finite all of them, only their sum is not
 
 
+def _sum(arrays: list[Any]) -> Any:
+    """An infinity or a NaN stays one, whatever is added; from a device one number has to come."""
+    if not arrays:
+        return 0.0
+    with np.errstate(all="ignore"), backend.beside(arrays[0]):
+        return sum(array.sum() for array in arrays)
+
+
 def locate(
-    model: Module, batches: list[tuple[np.ndarray, np.ndarray]], device: str, criterion: Criterion, random: Any
-) -> tuple[str, str]:
+    model: Module, batches: list[tuple[np.ndarray, np.ndarray]], device: str, criterion: Criterion, random: Any,
+    clipped: bool,
+) -> tuple[str, str]:  # fmt: skip
     """Where the first number that is not finite is made, and what helps: the batches are computed once more.
 
     Args:
         random: the state that the random generator had before the batches: dropout draws the same masks. It is put
             there again, and afterwards what it was.
+        clipped: the norm of the gradients is bounded already, so that this is no advice.
 
     Returns:
         Two sentences, the first of them empty where nothing was found.
@@ -92,9 +109,14 @@ def locate(
     except AnomalyError as error:
         what = str(error).partition("\n")[0]
         layer = f"in {error.node.path}: " if error.node.path else ""
-        return f"It began {layer}{what}. ", FORWARD if error.direction == "forward" else BACKWARD
+        began = f"It began {layer}{what}. "
+        finite = np.concatenate([np.isfinite(images).reshape(len(images), -1).all(axis=1) for images, _ in batches])
+        if not finite.all():
+            where = f"{(~finite).sum()} of the step's {len(finite)}, the first is number {finite.argmin() + 1}"
+            return f"{began}The images were not finite to begin with ({where}). ", PICTURES
+        return began, FORWARD + LAB if error.direction == "forward" and not clipped else advice(clipped)
     finally:
         generator.state = after
         for p, grad in grads.items():
             p.grad = grad
-    return "", EITHER
+    return "", advice(clipped)

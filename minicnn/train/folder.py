@@ -2,13 +2,14 @@
 
     config.json       the recipe (`recipe.Recipe`)
     environment.json  versions, the machine, the command; informs, and decides nothing
-    log.jsonl         a line of JSON for each step, evaluation, epoch and skipped step
+    log.jsonl         a line of JSON for each step, evaluation, epoch, skipped step and change of the learning rate
     log.csv           the same as a table
     checkpoints/      the latest few (`checkpoint`)
     best.npz          the weights with the lowest loss so far on the images that judge
     weights.npz, history.json, page.png: at the end (`results`)
 
-A log is cut back to where it was at the checkpoint that a run goes on from, so nothing is in it twice.
+A log is cut back to where it was at the checkpoint that a run goes on from, so nothing is in it twice. What is not
+finite is null in it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -36,7 +37,7 @@ import numpy as np
 
 from .. import backend, threads, weights
 from .checkpoint import Checkpoints, sync_folder
-from .divergence import NonFiniteWeights, first_bad_weight
+from .divergence import NonFiniteLoss, NonFiniteWeights, advice, first_bad_weight
 from .loop import Callback, Progress, Training
 from .measure import Evaluation
 from .recipe import Recipe, read_config
@@ -77,7 +78,9 @@ class RunFolder(Callback):
         self.path, self.every = Path(path), every
         self.checkpoints = Checkpoints(self.path / "checkpoints", keep)
         self.facts: dict[str, Any] = {}  # go into every checkpoint, and must be the same when a run goes on
+        self.description: dict[str, Any] = {}  # goes into best.npz, as into weights.npz
         self.saved = -1  # the step of the latest checkpoint
+        self._seconds = 0.0  # before this process took over
         self._logs: dict[str, Any] = {}
         self._signal = 0
         self._in_training = False
@@ -128,7 +131,10 @@ class RunFolder(Callback):
         self.checkpoints.tidy()
         for path, arrays, facts in self.checkpoints.load():
             of_run = facts.get("run")
-            if type(of_run) is dict and of_run.get("data") != self.facts.get("data"):
+            if type(of_run) is not dict or type(of_run.get("recipe")) is not dict:
+                raise ValueError(f"{path}: no checkpoint of a run: it does not say which recipe it is of")
+            self._compare(of_run["recipe"])
+            if of_run.get("data") != self.facts["data"]:
                 raise ValueError(
                     f"{self.path}: the data have changed since this run began (files, labels, or how many there are), "
                     "so it cannot go on as if they had not. Put them back, or start a new run"
@@ -136,14 +142,29 @@ class RunFolder(Callback):
             try:
                 training.load_state_dict(arrays, facts["training"])
                 lengths = {name: int(facts["logs"][name]) for name in ("log.jsonl", "log.csv")}
+                self._seconds = float(facts["seconds"])
             except (KeyError, TypeError, ValueError) as error:
-                raise ValueError(f"{path}: does not fit {self.path / 'config.json'}: {error}") from None
+                raise ValueError(f"{path}: does not fit {self.path / 'config.json'}: {str(error)[:300]}") from None
             for name, length in lengths.items():
                 self._cut(self.path / name, length)
             return training.updates
+        if self.checkpoints.paths():
+            warnings.warn(f"{self.path}: no checkpoint is whole: the run begins anew, and so do its logs", stacklevel=3)
         for name in ("log.jsonl", "log.csv"):
             self._cut(self.path / name, 0)
         return 0
+
+    def _compare(self, began_with: dict[str, Any]) -> None:
+        """Refuse a recipe that is not the one of before. Where the data are may change: what they are is compared."""
+        now = self.facts["recipe"]
+        for name in now:
+            if name != "data" and now[name] != began_with.get(name):
+                config = self.path / "config.json"
+                rate = f", or 'minicnn resume {self.path} --lr X'" if name == "lr" else ""
+                raise ValueError(
+                    f"{config}: {name} is {str(now[name])[:100]}, and was {str(began_with.get(name))[:100]} when this "
+                    f"run began. Put it back{rate}, or start another run: minicnn train --config {config}"
+                )
 
     def _cut(self, log: Path, length: int) -> None:
         size = log.stat().st_size if log.exists() else 0
@@ -162,6 +183,7 @@ class RunFolder(Callback):
             ValueError: another process works in it.
             OSError: it cannot be written.
         """
+        made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         self.path.mkdir(parents=True, exist_ok=True)
         lock = self.path / ".lock"
         with open(lock, "ab") as file:
@@ -171,13 +193,23 @@ class RunFolder(Callback):
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # goes with the process, in whatever way that ends
             except ImportError:
                 pass
-            except OSError:
+            except BlockingIOError:
                 raise ValueError(f"{self.path}: another process is at work on this run") from None
+            except OSError as error:
+                warnings.warn(
+                    f"{self.path}: cannot be locked there ({error.strerror}): see to it that no other process works on "
+                    "this run",
+                    stacklevel=3,
+                )
             try:
                 yield
             finally:
-                if not (self.path / "config.json").exists():  # nothing has begun: the folder is free again
-                    lock.unlink(missing_ok=True)
+                if not (self.path / "config.json").exists():  # nothing has begun: nothing is left
+                    for leftover in (lock, self.path / "environment.json"):
+                        leftover.unlink(missing_ok=True)
+                    with suppress(OSError):  # somebody has put something there
+                        for folder in made:
+                            folder.rmdir()
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -185,7 +217,9 @@ class RunFolder(Callback):
 
         def handle(number: int, _: FrameType | None) -> None:
             if self._signal or not self._in_training:
-                raise Interrupted(number, f"interrupted. 'minicnn resume {self.path}' goes on")
+                began = (self.path / "config.json").exists()
+                then = f"'minicnn resume {self.path}' goes on" if began else "Nothing has begun: start it again"
+                raise Interrupted(number, f"interrupted. {then}")
             self._signal = number
 
         if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
@@ -201,7 +235,7 @@ class RunFolder(Callback):
     @contextmanager
     def logging(self, training: Training) -> Iterator[None]:
         """Inside, what happens is written down, and a first checkpoint is there."""
-        self._began, self._last = time.perf_counter(), time.monotonic()
+        self._began, self._last = time.perf_counter() - self._seconds, time.monotonic()
         with open(self.path / "log.jsonl", "ab", 0) as lines, open(self.path / "log.csv", "ab", 0) as table:
             self._logs = {"log.jsonl": lines, "log.csv": table}
             if table.tell() == 0:
@@ -211,9 +245,28 @@ class RunFolder(Callback):
             self._in_training = True
             try:
                 yield
+            except NonFiniteLoss as error:
+                kept = self.checkpoints.paths()
+                raise type(error)(
+                    f"{error}. The last good checkpoint is {kept[0]}: 'minicnn resume {self.path}' goes on from it, "
+                    "with --lr X at another learning rate"
+                ) from error
             finally:
                 self._in_training = False
                 self._logs = {}
+
+    def set_rate(self, training: Training, lr: float) -> None:
+        """Let the rest of a run have another learning rate, and note that in log and checkpoint.
+
+        Raises:
+            ValueError: the run is over.
+            OSError: it cannot be written.
+        """
+        if training.over:
+            raise ValueError(f"{self.path}: the run is over, and another learning rate has nothing to change")
+        training.set_rate(lr)
+        self._write("rate", step=training.updates, lr=lr)
+        self.save(training)
 
     def save(self, training: Training) -> None:
         """Write a checkpoint.
@@ -223,24 +276,27 @@ class RunFolder(Callback):
             OSError: it cannot be written.
         """
         if (bad := first_bad_weight(training.model)) is not None:
-            kept = self.checkpoints.paths()
             raise NonFiniteWeights(
-                f"fit: {bad} is not finite after step {training.updates}. A smaller learning rate usually helps, or "
-                f"clipping the gradients (--clip-norm). The last good checkpoint is {kept[0] if kept else 'missing'}"
+                f"fit: {bad} is not finite after step {training.updates}. {advice(training.clip_norm is not None)}"
             )
         for log in self._logs.values():
             os.fsync(log.fileno())
         arrays, facts = training.state_dict()
         lengths = {name: log.tell() for name, log in self._logs.items()}
-        self.checkpoints.save(training.updates, arrays, {"training": facts, "logs": lengths, "run": self.facts})
+        seconds = time.perf_counter() - self._began
+        self.checkpoints.save(
+            training.updates, arrays, {"training": facts, "logs": lengths, "seconds": seconds, "run": self.facts}
+        )
         self.saved, self._last = training.updates, time.monotonic()
 
     # --------------------------------------------------------------------------------------------- as a callback
 
     def step(self, training: Training, progress: Progress) -> None:
         steps = training.history["steps"]
-        self._write("step", step=training.updates, epoch=progress.epoch, loss=steps["loss"][-1], lr=steps["lr"][-1],
-                    gradient_norm=training.gradient_norm)  # fmt: skip
+        norm = {} if training.gradient_norm is None else {"gradient_norm": training.gradient_norm}
+        self._write(
+            "step", step=training.updates, epoch=progress.epoch, loss=steps["loss"][-1], lr=steps["lr"][-1], **norm
+        )
 
     def skipped(self, training: Training, reason: str) -> None:
         self._write("skipped", step=training.updates, epoch=training.epoch, reason=reason)
@@ -254,7 +310,13 @@ class RunFolder(Callback):
         if "step" in entry:  # else it is part of the epoch's line
             self._write("evaluation", **entry)
         if training.best == result.loss and training.updates:
-            weights.save(training.model, self.path / "best.npz", step=training.updates, test_loss=result.loss)
+            facts = {"step": training.updates, "test_loss": result.loss, **self.description}
+            try:
+                weights.save(training.model, self.path / "best.npz", **facts)
+            except OSError as error:
+                raise OSError(
+                    error.errno, f"{error.strerror or error}. 'minicnn resume {self.path}' goes on when that is mended"
+                ) from error
 
     def epoch(self, training: Training, entry: dict[str, Any]) -> None:
         self._write("epoch", step=training.updates, **entry)
@@ -276,10 +338,9 @@ class RunFolder(Callback):
 
     def _write(self, event: str, **facts: Any) -> None:
         facts = {"event": event, **facts, "seconds": round(time.perf_counter() - self._began, 3)}
-        facts = {name: value for name, value in facts.items() if value is not None}
         row = io.StringIO()
         csv.DictWriter(row, COLUMNS, lineterminator="\n").writerow(facts)
-        self._append("log.jsonl", json.dumps(facts) + "\n")
+        self._append("log.jsonl", json.dumps(facts, allow_nan=False) + "\n")
         self._append("log.csv", row.getvalue())
 
     def _append(self, name: str, line: str) -> None:

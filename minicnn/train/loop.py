@@ -13,9 +13,9 @@ import numpy as np
 from .. import backend, models, optim
 from ..data import DataLoader
 from ..nn import Module
-from ..nn.utils import clip_grad_norm_, clip_grad_value_
-from .divergence import LAB, NonFiniteGradient, NonFiniteLoss, first_bad_gradient, locate
-from .measure import Criterion, Evaluation, device_of, evaluate, has_top_5, hits, in_top_5, on, scores_of
+from ..nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_norm
+from .divergence import NonFiniteGradient, NonFiniteLoss, first_bad_gradient, locate, sum_of_gradients
+from .measure import Criterion, Evaluation, device_of, evaluate, has_top_5, hits, in_top_5, on, read, scores_of
 
 MAX_SKIPPED = 25  # steps in a row: then skipping does not help
 MAX_SPAWNED = 1_000_000  # generators made from minicnn's
@@ -82,7 +82,7 @@ class Training:
         epoch: the present one, from 1; ``epochs`` + 1 at the end.
         updates: steps that were taken.
         history: what `fit` returns, so far.
-        best: the lowest loss on the test images so far, None before the first.
+        best: the lowest loss on the test images so far, None before the first that is a number.
         stop: why to end, set by a callback or by `patience`; empty while there is no reason.
     """
 
@@ -134,6 +134,7 @@ class Training:
             self.history["evaluations"] = []
         self._over = False  # all batches of the epoch are done, the evaluation at its end is not
         self._due = False  # an evaluation within the epoch is
+        self._judged: dict[str, Any] = {}  # what the latest evaluation gave, and after how many steps
         self._waited = 0  # evaluations since the best
         self._skipped = 0  # in a row
         self._top_5 = False
@@ -149,11 +150,16 @@ class Training:
         self._began, self._began_at = time.perf_counter(), self._steps_done()
         if self._due:
             self._evaluate_within()
-        while self.epoch <= self.epochs and not (self.stop and self._step == 0):
+        while not self.over:
             if not self._over and not self.stop:
                 self._run_batches()
             self._end_epoch()
         return self.history
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing is left to do."""
+        return self.epoch > self.epochs or bool(self.stop and self._step == 0)
 
     def _run_batches(self) -> None:
         self.model.train()
@@ -182,39 +188,34 @@ class Training:
         """One step, on the batches whose gradients it adds up."""
         images_in_all = sum(len(labels) for _, labels in group)
         random = backend.generator().bit_generator.state
-        kept = self._buffers() if self.non_finite == "skip" else {}
+        kept = self._buffers()
         rate = float(self.optimizer.param_groups[0]["lr"])
-        value, correct, in_five, problem = 0.0, 0, 0, ""
+        shares = [1.0] if len(group) == 1 else [len(labels) / images_in_all for _, labels in group]
+        losses, correct, five = [], [], []  # one number each, where the network is
         with np.errstate(over="ignore", invalid="ignore"):  # the loss is looked at instead
             for i, (images, labels) in enumerate(group):
+                labels = backend.on_both(labels, self.device)
                 outputs = self.model(on(self.device, images))
                 loss = self.criterion(outputs, labels)
-                part = float(loss.item())
-                if not math.isfinite(part):
-                    problem = f"the loss is {part}"
-                    break
                 if i == 0:
                     self.optimizer.zero_grad()
-                if len(group) == 1:
-                    loss.backward()
-                    value = part
-                else:
-                    share = len(labels) / images_in_all
-                    (loss * share).backward()
-                    value += part * share
+                (loss if len(group) == 1 else loss * shares[i]).backward()
                 scores = scores_of(outputs)  # (B, C)
-                correct += hits(scores, labels)
-                in_five += in_top_5(scores, labels)
+                losses.append(loss.data)
+                correct.append(hits(scores, labels))
+                five.append(in_top_5(scores, labels))
                 self._top_5 = has_top_5(scores)
-            kind = NonFiniteLoss
-            if not problem and (name := first_bad_gradient(self.model)):
-                problem, kind = f"the loss is {value:g}, and the gradient of {name} is not finite", NonFiniteGradient
+            # The one time in a step that a device is waited for. It has to be before the weights change.
+            total, norm, *numbers = read(sum_of_gradients(self.model), self._norm(), *losses, *correct, *five)
+            parts, right, in_five = (numbers[i : i + len(group)] for i in range(0, len(numbers), len(group)))
+            value = sum(part * share for part, share in zip(parts, shares, strict=True))
+            problem, kind = self._problem(parts, value, total, norm)
             self._step += 1
             if problem:
                 self._not_finite(problem, kind, group, random, rate, kept)
                 return
             self._skipped = 0
-            self._clip()
+            self._clip(norm)
             self.history["steps"]["loss"].append(value)
             self.history["steps"]["lr"].append(rate)
             self.optimizer.step()
@@ -222,14 +223,34 @@ class Training:
         if self.scheduler is not None and self.schedule_each == "step":
             self.scheduler.step()
         self._seen += images_in_all
-        self._correct += correct
-        self._in_five += in_five
+        self._correct += int(sum(right))
+        self._in_five += int(sum(in_five))
         self._total += value * images_in_all
         self._tell("step", self._progress())
 
-    def _clip(self) -> None:
+    def _norm(self) -> Any:
+        """Of all gradients together, where it is needed; where they are, as nothing waits here."""
+        if self.clip_norm is None:
+            return 0.0
+        return get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
+
+    def _problem(
+        self, losses: list[float], loss: float, total: float, norm: float
+    ) -> tuple[str, type[NonFiniteLoss]]:
+        """What is not finite, if anything."""
+        for part in losses:
+            if not math.isfinite(part):
+                return f"the loss is {part}", NonFiniteLoss
+        if not math.isfinite(total) and (name := first_bad_gradient(self.model)):
+            return f"the loss is {loss:g}, and the gradient of {name} is not finite", NonFiniteGradient
+        if not math.isfinite(norm):
+            return f"the loss is {loss:g}, and the norm of the gradients is {norm}", NonFiniteGradient
+        return "", NonFiniteLoss
+
+    def _clip(self, norm: float) -> None:
         if self.clip_norm is not None:
-            self.gradient_norm = clip_grad_norm_(self.model.named_parameters(), self.clip_norm)
+            self.gradient_norm = norm
+            clip_grads_with_norm_(self.model.parameters(), self.clip_norm, norm)
         if self.clip_value is not None:
             clip_grad_value_(self.model.named_parameters(), self.clip_value)
 
@@ -253,21 +274,24 @@ class Training:
         self, problem: str, kind: type[NonFiniteLoss], group: list[tuple[np.ndarray, np.ndarray]],
         random: Any, rate: float, kept: dict[str, Any],
     ) -> None:  # fmt: skip
-        began, advice = locate(self.model, group, self.device, self.criterion, random)
+        began, advice = locate(
+            self.model, group, self.device, self.criterion, random, self.clip_norm is not None
+        )
         self.optimizer.zero_grad()
+        for name, buffer in self.model.named_buffers():
+            with backend.beside(buffer.data):
+                buffer.data[...] = kept[name]
         where = f"at step {self._step} of epoch {self.epoch}, with learning rate {rate:g}"
-        message = f"fit: {problem} {where}. {began}{advice}. {LAB}"
+        message = f"fit: {problem} {where}. {began}{advice}"
         if self.non_finite == "stop":
             raise kind(message)
-        for name, buffer in self.model.named_buffers():
-            buffer.data[...] = kept[name]
         self._skipped += 1
         if self._skipped >= MAX_SKIPPED:
             raise kind(f"{message}. {self._skipped} steps in a row were skipped: that does not help")
         self._tell("skipped", f"{problem} {where}. {began}".strip())
 
     def _buffers(self) -> dict[str, Any]:
-        return {name: buffer.data.copy() for name, buffer in self.model.named_buffers()}
+        return {name: backend.copy(buffer.data) for name, buffer in self.model.named_buffers()}
 
     # --------------------------------------------------------------------------------------------- evaluations
 
@@ -279,13 +303,19 @@ class Training:
         self._since = time.perf_counter()  # does not count for the speed of training
 
     def _evaluate(self, entry: dict[str, Any]) -> None:
-        """Judge the network, and write how well it does into `entry`."""
+        """Judge the network, and write how well it does into `entry`; the same weights are judged once."""
         assert self.test_loader is not None
+        if self._judged.get("updates") == self.updates:
+            entry |= {name: value for name, value in self._judged.items() if name != "updates"}
+            return
         test = evaluate(self.model, self._watched(self.test_loader), self.device, self.criterion)
-        entry |= {"test_loss": test.loss, "test_accuracy": test.accuracy}
+        finite = math.isfinite(test.loss)
+        facts = {"test_loss": test.loss if finite else None, "test_accuracy": test.accuracy}
         if test.top5_error is not None:
-            entry["test_top5_error"] = test.top5_error
-        if self.best is None or test.loss < self.best:
+            facts["test_top5_error"] = test.top5_error
+        self._judged = {"updates": self.updates, **facts}
+        entry |= facts
+        if finite and (self.best is None or test.loss < self.best):
             self.best, self._waited = test.loss, 0
         else:
             self._waited += 1
@@ -299,14 +329,13 @@ class Training:
             yield batch
 
     def _end_epoch(self) -> None:
-        seen = max(self._seen, 1)  # 0 where all was skipped
-        speed = self._seen / self._seconds if self._seconds else 0.0
-        entry: dict[str, Any] = {
-            "epoch": self.epoch, "loss": self._total / seen, "accuracy": self._correct / seen,
-            "images_per_second": speed,
+        seen, speed = self._seen, self._seen / self._seconds if self._seconds else 0.0
+        entry: dict[str, Any] = {  # None where all was skipped
+            "epoch": self.epoch, "loss": self._total / seen if seen else None,
+            "accuracy": self._correct / seen if seen else None, "images_per_second": speed,
         }  # fmt: skip
         if self._top_5:
-            entry["top5_error"] = (self._seen - self._in_five) / seen
+            entry["top5_error"] = (seen - self._in_five) / seen if seen else None
         if self.test_loader is not None:
             self._evaluate(entry)
         if self.scheduler is not None and self.schedule_each == "epoch":
@@ -354,6 +383,7 @@ class Training:
             "epochs": self.history["epochs"],
             "evaluations": self.history.get("evaluations"),
             "best": self.best,
+            "judged": self._judged,
             "stop": self.stop,
             **{name: getattr(self, name) for name in (*self.COUNTS, *self.NUMBERS, *self.FLAGS)},
         }
@@ -371,14 +401,24 @@ class Training:
         except (ArithmeticError, AttributeError, KeyError, IndexError, TypeError) as error:
             raise ValueError(f"this is no state of such a training: {type(error).__name__} {error}") from None
 
+    def set_rate(self, lr: float) -> None:
+        """Go on with another learning rate: `lr` is what the rate at the start would have been, and the schedule goes
+        on from where it is."""
+        for group in self.optimizer.param_groups:
+            start = group.get("initial_lr", group["lr"])
+            group["lr"] *= lr / start
+            group["initial_lr"] = lr
+        if self.scheduler is not None:
+            self.scheduler.base_lrs = [lr] * len(self.optimizer.param_groups)
+
     def _load(self, arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> None:
         for names, kind in ((self.COUNTS, int), (self.NUMBERS, float), (self.FLAGS, bool)):
             for name in names:
                 if type(facts[name]) is not kind or facts[name] < 0:
                     raise ValueError(f"{name.strip('_')} is {facts[name]!r}")
-        entries = [*facts["epochs"], *(facts["evaluations"] or ())]
-        if not all(type(entry) is dict and all(type(v) in (int, float) for v in entry.values()) for entry in entries):
-            raise ValueError("its history is none")
+        for entry in (*facts["epochs"], *(facts["evaluations"] or ()), facts["judged"]):
+            if type(entry) is not dict or not all(type(v) in (int, float, type(None)) for v in entry.values()):
+                raise ValueError("its history is none")
         if not 0 <= facts["generator"]["spawned"] < MAX_SPAWNED or type(facts["stop"]) is not str:
             raise ValueError("it has numbers that make no sense")
         state: dict[int, dict[str, Any]] = {int(i): dict(e) for i, e in facts["optimizer"]["state"].items()}
@@ -401,7 +441,7 @@ class Training:
         self.history["epochs"] = list(facts["epochs"])
         if self.evaluate_every is not None:
             self.history["evaluations"] = list(facts["evaluations"])
-        self.best, self.stop = facts["best"], facts["stop"]
+        self.best, self.stop, self._judged = facts["best"], facts["stop"], dict(facts["judged"])
         for name in (*self.COUNTS, *self.NUMBERS, *self.FLAGS):
             setattr(self, name, facts[name])
         generator = backend.generator()
@@ -449,10 +489,12 @@ def fit(
         on_epoch: called with the epoch's entry in the history after each epoch.
         accumulate: batches whose gradients make one step; each image of them counts alike.
         clip_norm, clip_value: bounds for the gradients (`minicnn.nn.utils`).
-        non_finite: what to do when a loss or a gradient is not finite: ``"stop"``, or ``"skip"`` the step: weights,
-            buffers, optimiser and schedule stay as they were. After `MAX_SKIPPED` in a row it stops too.
-        evaluate_every: evaluate `test_loader` within epochs too, every so many steps.
-        patience: stop when so many evaluations in a row have not lowered the loss on `test_loader`.
+        non_finite: what to do when a loss or a gradient is not finite: ``"stop"``, or ``"skip"`` the step. Either way
+            weights, buffers, optimiser and schedule stay as they were. After `MAX_SKIPPED` in a row it stops too.
+        evaluate_every: evaluate `test_loader` within epochs too, every so many steps. Where that is after the last step
+            of an epoch, it is the one evaluation for both.
+        patience: stop when so many evaluations in a row have not lowered the loss on `test_loader`; one that is not
+            finite has not.
         max_steps: stop after so many steps.
         callbacks: see `Callback`.
 
@@ -460,7 +502,8 @@ def fit(
         The history, plain numbers: ``{"steps": {"loss": [...], "lr": [...]}, "epochs": [{"epoch": 1, "loss": ...,
         "accuracy": ..., "images_per_second": ..., "test_loss": ..., "test_accuracy": ...}, ...]}``; with more than five
         classes each has a ``"top5_error"`` and a ``"test_top5_error"`` too, 0 to 1. With `evaluate_every` there are
-        ``"evaluations"`` too, each with its ``"step"``.
+        ``"evaluations"`` too, each with its ``"step"``. None stands for what is not a number: a test loss that is not
+        finite, and the loss of an epoch whose steps were all skipped.
 
     Raises:
         NonFiniteLoss: with the place, the layer, the learning rate, and what usually helps.

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import backend, models
+from ..backend import Array
 from ..engine import Tensor, backward_steps, no_grad
-from ..metrics import in_top_k
+from ..metrics import among_first
 from ..nn import Module
 
 Criterion = Callable[[Any, Any], Tensor]  # (what the network returns, labels) → one number, a mean over images
@@ -40,23 +41,33 @@ def evaluate(
         ValueError: `loader` yields nothing.
     """
     criterion, device = criterion or models.paper_loss(model), device or device_of(model)
-    predictions, answers, in_five, total = [], [], 0, 0.0
+    predictions: list[Array] = []
+    answers: list[np.ndarray] = []
+    losses: list[Tensor] = []
+    five: list[Array | int] = []
     was_training = model.training
     model.eval()
     try:
-        with no_grad():
+        with no_grad(), np.errstate(over="ignore", invalid="ignore"):  # the loss says it
             for images, labels in loader:
+                answers.append(labels)
+                labels = backend.on_both(labels, device)
                 outputs = model(on(device, images))
                 scores = scores_of(outputs)  # (B, C)
-                total += float(criterion(outputs, labels).item()) * len(labels)
-                predictions.append(predicted(scores))
-                in_five += in_top_5(scores, labels)
-                answers.append(labels)
+                losses.append(criterion(outputs, labels))
+                five.append(in_top_5(scores, labels))
+                with backend.beside(scores.data):
+                    predictions.append(scores.data.argmax(axis=1))  # (B,)
     finally:
         model.train(was_training)
     if not answers:
         raise ValueError("evaluate: the loader yields no batch")
-    guessed, true = np.concatenate(predictions), np.concatenate(answers)
+    with backend.beside(predictions[0]):
+        guessed = backend.to_host(backend.array_module(predictions[0]).concatenate(predictions))
+    true = np.concatenate(answers)  # host: a loader's labels
+    numbers = read(*losses, *five)
+    means, in_five = numbers[: len(losses)], sum(numbers[len(losses) :])
+    total = sum(mean * len(labels) for mean, labels in zip(means, answers, strict=True))
     top5_error = (len(true) - in_five) / len(true) if has_top_5(scores) else None
     return Evaluation(float((guessed == true).mean()), total / len(true), guessed, true, top5_error)
 
@@ -75,13 +86,24 @@ def scores_of(outputs: Any) -> Tensor:
     return getattr(outputs, "logits", outputs)
 
 
-def predicted(scores: Tensor) -> np.ndarray:
-    return backend.to_host(scores.data.argmax(axis=1))  # (B,)
+def read(*values: Any) -> list[float]:
+    """What is one number each (Python's, a tensor or an array) as Python's. From a device they come together, in one
+    transfer: each wait for a device costs as much as many small operations."""
+    found = [value.data if isinstance(value, Tensor) else value for value in values]
+    far = [x for x in found if backend.is_array(x) and backend.array_module(x) is not np]
+    if far:
+        with backend.beside(far[0]):
+            place = backend.device_of(far[0])
+            together = backend.array_module(far[0]).stack([backend.to_device(x, place).reshape(()) for x in far])
+        came = dict(zip(map(id, far), backend.to_host(together).tolist(), strict=True))
+        found = [came.get(id(x), x) for x in found]
+    return [float(x.item() if backend.is_array(x) else x) for x in found]
 
 
-def hits(scores: Tensor, labels: np.ndarray) -> int:
-    """How many of the images have their class first."""
-    return int((predicted(scores) == labels).sum())
+def hits(scores: Tensor, labels: np.ndarray) -> Array:
+    """How many of the images have their class first: one number, where the scores are."""
+    with backend.beside(scores.data):
+        return (scores.data.argmax(axis=1) == backend.like(labels, scores.data)).sum()
 
 
 def has_top_5(scores: Tensor) -> bool:
@@ -89,9 +111,12 @@ def has_top_5(scores: Tensor) -> bool:
     return scores.ndim == 2 and scores.shape[1] > 5
 
 
-def in_top_5(scores: Tensor, labels: np.ndarray) -> int:
-    """How many of the images have their class among the first five."""
-    return int(in_top_k(scores, labels, 5).sum()) if has_top_5(scores) else 0
+def in_top_5(scores: Tensor, labels: np.ndarray) -> Array | int:
+    """How many of the images have their class among the first five: one number, where the scores are."""
+    if not has_top_5(scores):
+        return 0
+    with backend.beside(scores.data):
+        return among_first(scores.data, labels, 5).sum()
 
 
 # ------------------------------------------------------------------------------------------- looking at results
@@ -120,11 +145,14 @@ def gradient_sizes(
     was_training = model.training
     model.eval()
     try:
-        loss = models.paper_loss(model)(model(on(device or device_of(model), images)), labels)
+        with np.errstate(over="ignore", invalid="ignore"):
+            loss = models.paper_loss(model)(model(on(device or device_of(model), images)), labels)
     finally:
         model.train(was_training)
     sizes: dict[str, float] = {}
-    for step in backward_steps(loss):
-        if step.path:  # the first step of a layer in this order is the one that made its output
-            sizes.setdefault(step.path, float((step.grad_output**2).mean()) ** 0.5)
+    with np.errstate(over="ignore", invalid="ignore"):  # the sizes say it
+        for step in backward_steps(loss):
+            if step.path:  # the first step of a layer in this order is the one that made its output
+                with backend.beside(step.grad_output):
+                    sizes.setdefault(step.path, float((step.grad_output**2).mean()) ** 0.5)
     return dict(reversed(sizes.items()))

@@ -27,7 +27,10 @@ RESNET = Recipe(
     weight_decay=1e-4, decay_all=True, schedule="step", milestones=(0.5, 0.75), factors=(0.1, 0.01), augment="crop",
 )  # fmt: skip
 RESNET_SOURCE = 'He, Zhang, Ren & Sun 2015, "Deep residual learning for image recognition", section 4.2'
-RESNET_DEPARTURES = "channels are normalised, where the paper subtracts the mean of each pixel"
+RESNET_DEPARTURES = (
+    "channels are normalised, where the paper subtracts the mean of each pixel; ResNet-110 began at a rate of 0.01 "
+    "until its training error was below 80 %, after about 400 iterations: --warmup 400 comes near that"
+)
 
 PRESETS: dict[str, Preset] = {
     "lenet5-1998": Preset(

@@ -63,9 +63,9 @@ class Recipe:
         augment: ``"none"``; ``"shift"`` by up to `shift` pixels on both axes; ``"crop"``: padded by an eighth of the
             side, cropped back at random, and mirrored; ``"photos"``: a part of random size and shape, mirrored. Left
             out, what is usual for the data.
-        images: train on the first so many only.
-        momentum, weight_decay: of the optimiser; left out, as in `OPTIMIZERS`, and its own default.
-        decay_all: let `weight_decay` be for biases and the parameters of norms too.
+        images: train on so many only: the first ones, or of photographs some at random, the same for the same seed.
+        momentum, weight_decay: of the optimiser; left out, as in `OPTIMIZERS`, and its own default (`decay`).
+        decay_all: let weight decay be for biases and the parameters of norms too.
         clip_norm, clip_value, accumulate, patience, evaluate_every, non_finite: as for `fit`.
         steps: stop after so many, within the last epoch.
         pixels: the values of black and white after normalisation; left out, the mean becomes 0, the deviation 1.
@@ -108,6 +108,13 @@ class Recipe:
         for name in ("milestones", "factors", "pixels"):  # lists, if they come from JSON
             object.__setattr__(self, name, tuple(getattr(self, name)))
 
+    @property
+    def decay(self) -> float:
+        """The weight decay: `weight_decay`, or what the optimiser has by itself."""
+        if self.weight_decay is not None:
+            return self.weight_decay
+        return float(inspect.signature(OPTIMIZERS[self.optimizer][0]).parameters["weight_decay"].default)
+
     def check(self) -> None:
         """Look whether it makes sense, as far as that can be told without the data.
 
@@ -129,20 +136,35 @@ class Recipe:
             most = LARGEST if name == "seed" else LONGEST
             if (count := getattr(self, name)) is not None and not least <= count <= most:
                 raise ValueError(f"{name} is {count}, and must be from {least} to {most}")
-        for name in ("lr", "momentum", "weight_decay", "clip_norm", "clip_value", "label_smoothing"):
+        for name in ("momentum", "weight_decay", "label_smoothing"):
             if (number := getattr(self, name)) is not None and not 0 <= number < math.inf:
                 raise ValueError(f"{name} is {number}, and must be a number from 0 up")
+        for name in ("lr", "clip_norm", "clip_value"):
+            if (number := getattr(self, name)) is not None and not 0 < number < math.inf:
+                raise ValueError(f"{name} is {number}, and must be a number above 0")
         if self.label_smoothing >= 1:
             raise ValueError(f"label_smoothing is {self.label_smoothing}, and must be below 1")
         if self.momentum is not None and self.momentum >= 1:
             raise ValueError(f"momentum is {self.momentum}, and must be below 1")
         if self.momentum is not None and self.optimizer not in ("sgd", "rmsprop"):
             raise ValueError(f"momentum is {self.momentum}, and {self.optimizer} has none: leave it out")
+        if self.decay_all and self.weight_decay is None and not self.decay:
+            raise ValueError(
+                f"decay_all is true, and {self.optimizer} has no weight decay by itself: give weight_decay too "
+                "(--weight-decay X), or leave decay_all out"
+            )
         stones = self.milestones
         if len(stones) != len(self.factors) or sorted(stones) != list(stones) or not all(0 < m <= 1 for m in stones):
             raise ValueError(
                 f"milestones are {list(stones)} and factors {list(self.factors)}: there must be one factor for each "
-                "milestone, and these must be shares of the training, from 0 to 1, in order"
+                "milestone, and these must be shares of the training, from 0 to 1, in order. Give both "
+                "(--milestones 0.5,0.75 --factors 0.1,0.01)"
+            )
+        usual = type(self)
+        if self.schedule != "step" and (stones, self.factors) != (usual.milestones, usual.factors):
+            raise ValueError(
+                f"milestones and factors are for the schedule 'step', and this one is {self.schedule!r}: give "
+                "schedule 'step' too (--schedule step), or leave them out"
             )
         if not all(0 <= factor < math.inf for factor in self.factors):
             raise ValueError(f"factors are {list(self.factors)}, and must be numbers from 0 up")
@@ -172,10 +194,12 @@ def read_config(path: str | os.PathLike[str], partial: bool = False) -> Recipe:
         partial: entries may be left out, and are those of `Recipe` then.
 
     Raises:
-        ValueError: no such file, damaged or hostile, or a recipe that makes no sense.
-        OSError: the file cannot be opened or read.
+        ValueError: damaged or hostile, no file at all, or a recipe that makes no sense.
+        OSError: there is no such file, or it cannot be opened or read.
     """
     name = os.fspath(path)
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"there is no file {name}; a config is the config.json in the folder of a run")
     if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would wait for ever
         raise ValueError(f"{name}: not a file")
     with open(path, "rb") as file:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from dataclasses import asdict
 from pathlib import Path
@@ -39,9 +40,12 @@ def draw(run: Run, path: str | os.PathLike[str]) -> None:
     """Write the page of pictures about `run` to `path`, as PNG.
 
     Raises:
+        ValueError: there is nothing to draw: all steps were skipped.
         ImportError: matplotlib is missing; the message names the extra.
         OSError: `path` cannot be written.
     """
+    if not run.history["steps"]["loss"]:
+        raise ValueError("there is no page of a run whose steps were all skipped")
     recipe, result, judge = run.recipe, run.result, judges(run.recipe)
     wrong = np.flatnonzero(result.predictions != result.labels)[: report.WRONG_ANSWERS]
     count = sum(parameter.size for parameter in run.model.parameters())
@@ -59,13 +63,17 @@ def draw(run: Run, path: str | os.PathLike[str]) -> None:
                 f"seed {recipe.seed}",
             ]),
             judge=judge,
-            history=run.history,
+            history={**run.history, "epochs": [_known(entry) for entry in run.history["epochs"]]},
             confusion=matrix,
             filters=backend.to_host(next(p.data for p in run.model.parameters() if p.ndim == 4)),
             wrong=_wrong_answers(run, wrong, names),
             gradients={moment: _thinned(sizes) for moment, sizes in run.gradients.items()},
             classes=names,
         )  # fmt: skip
+
+
+def _known(entry: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in entry.items() if value is not None}
 
 
 def _changes(recipe: Recipe, data: Data) -> str:
@@ -117,7 +125,7 @@ def save(run: Run, folder: str | os.PathLike[str]) -> list[Path]:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     state, history = folder / "weights.npz", folder / "history.json"
-    weights.save(run.model, state, class_names=list(run.data.classes), **run.data.facts)
+    weights.save(run.model, state, **run.data.description())
     facts = {
         "recipe": asdict(run.recipe),
         "judged_by": f"{judges(run.recipe)} images",
@@ -129,5 +137,14 @@ def save(run: Run, folder: str | os.PathLike[str]) -> list[Path]:
         "history": run.history,
     }
     with weights.replacing(history) as file:
-        file.write(json.dumps(facts, indent=1).encode())
+        file.write(json.dumps(_plain(facts), indent=1, allow_nan=False).encode())
     return [state, history]
+
+
+def _plain(value: Any) -> Any:
+    """`value` without infinities and NaN, which JSON has not: None instead."""
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

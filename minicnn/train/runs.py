@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 from .. import backend, models, optim
-from .. import functional as F
-from ..engine import Tensor
-from ..models import GoogLeNetOutputs, LeNet5Of1998
+from ..models import LeNet5Of1998
 from ..nn import Module
 from . import sources
 from .folder import RunFolder, installed
@@ -63,16 +63,21 @@ def resume(
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
     *,
     root: str | os.PathLike[str] | None = None,
+    download: bool = False,
     workers: int | None = None,
     callbacks: Sequence[Callback] = (),
+    lr: float | None = None,
 ) -> Run:
-    """Go on with a run that was interrupted, bit for bit as if it had not been.
+    """Go on with a run that was interrupted, bit for bit as if it had not been; or that diverged, at another rate.
 
     Args:
         device: left out, the one it began on.
+        lr: the learning rate to go on with, as it would have been at the start: the schedule goes on from where it is.
+            The folder's config stays what the run began with; log and checkpoints have the change.
 
     Raises:
-        ValueError: `folder` is none of a run, or damaged, or the data have changed.
+        ValueError: `folder` is none of a run, or damaged, or the data or its config have changed; `lr` is no rate, or
+            the run is over.
         RuntimeError, NonFiniteLoss, Interrupted, OSError: as `run`.
     """
     kept = folder if isinstance(folder, RunFolder) else RunFolder(folder)
@@ -81,14 +86,23 @@ def resume(
         warnings.warn(
             f"the run began with NumPy {before['numpy']}, this is {here}: the last bits may differ", stacklevel=2
         )
-    device = device or (before["device"] if isinstance(before.get("device"), str) else None)
+    if lr is not None and not 0 < lr < math.inf:
+        raise ValueError(f"lr is {lr}, and must be a number above 0")
+    if device is None and isinstance(before.get("device"), str):
+        device = before["device"]
+        if backend.device(device).type == "cuda" and (problem := backend.cuda_problem()):
+            raise RuntimeError(
+                f"the run began on {device}, which does not work here: {problem}. On the processor it goes on by "
+                "--device cpu (device='cpu'); the last bits may differ"
+            )
     root = root or (before["root"] if isinstance(before.get("root"), str) else None)
-    return _run(recipe, device, [_Functions(on_step, on_epoch), *callbacks], kept, root, False, workers, True)
+    hooks = [_Functions(on_step, on_epoch), *callbacks]
+    return _run(recipe, device, hooks, kept, root, download, workers, True, lr)
 
 
 def _run(
     recipe: Recipe, device: str | None, callbacks: list[Callback], folder: RunFolder | None,
-    root: str | os.PathLike[str] | None, download: bool, workers: int | None, going_on: bool,
+    root: str | os.PathLike[str] | None, download: bool, workers: int | None, going_on: bool, lr: float | None = None,
 ) -> Run:  # fmt: skip
     with ExitStack() as stack:
         if folder is not None:
@@ -109,7 +123,13 @@ def _run(
         optimizer = make_optimizer(recipe, model)
         train_loader, judge = data.loaders(recipe, generator, workers)
         total = recipe.epochs * -(-len(train_loader) // recipe.accumulate)
-        schedule = make_schedule(recipe, optimizer, min(total, recipe.steps or total))
+        total = min(total, recipe.steps or total)
+        if recipe.warmup > total:
+            raise ValueError(
+                f"warmup is {recipe.warmup} steps, and the training has {total}: it would never reach its learning "
+                "rate. Make the one shorter, or the other longer"
+            )
+        schedule = make_schedule(recipe, optimizer, total)
         look = (*data.look(), device)
         before = gradient_sizes(model, *look)
         training = Training(
@@ -120,12 +140,15 @@ def _run(
             callbacks=[*callbacks, *([folder] if folder is not None else [])],
         )  # fmt: skip
         if folder is not None:
-            folder.facts = {"data": data.fingerprint()}
+            folder.facts = {"data": data.fingerprint(), "recipe": json.loads(recipe.to_json())}
+            folder.description = data.description()
             if going_on:
                 folder.restore(training)
             else:
                 folder.begin(recipe, device, workers, root)
             stack.enter_context(folder.logging(training))
+            if lr is not None:
+                folder.set_rate(training, lr)
         history = training.run()
         if folder is not None:
             folder.done(training)
@@ -137,16 +160,15 @@ def _run(
 
 
 def make_optimizer(recipe: Recipe, model: Module) -> optim.Optimizer:
-    """The optimiser of a recipe; with weight decay biases and norms are a group without, unless ``decay_all``."""
+    """The optimiser of a recipe; biases and norms are a group without weight decay, if there is any, unless
+    ``decay_all``."""
     make, usual_rate, usual = OPTIMIZERS[recipe.optimizer]
     options: dict[str, Any] = {**usual, "lr": usual_rate if recipe.lr is None else recipe.lr}
     if recipe.momentum is not None:
         options["momentum"] = recipe.momentum
+    options["weight_decay"] = recipe.decay
     parameters = list(model.parameters())
-    if recipe.weight_decay is None:
-        return make(parameters, **options)
-    options["weight_decay"] = recipe.weight_decay
-    if recipe.decay_all:
+    if recipe.decay_all or not recipe.decay:
         return make(parameters, **options)
     groups: list[dict[str, Any]] = [
         {"params": [p for p in parameters if p.ndim > 1]},
@@ -186,10 +208,5 @@ def make_criterion(recipe: Recipe, model: Module) -> Criterion:
     if isinstance(model, LeNet5Of1998):
         raise ValueError("label_smoothing is for cross-entropy, and LeNet-5 of 1998 has a loss of its own")
 
-    def smoothed(outputs: Any, labels: Any) -> Tensor:
-        if isinstance(outputs, GoogLeNetOutputs):
-            main, *heads = (F.cross_entropy(o, labels, label_smoothing=recipe.label_smoothing) for o in outputs)
-            return main + 0.3 * (heads[0] + heads[1])
-        return F.cross_entropy(outputs, labels, label_smoothing=recipe.label_smoothing)
-
-    return smoothed
+    loss: Any = models.paper_loss(model)
+    return partial(loss, label_smoothing=recipe.label_smoothing)

@@ -40,6 +40,7 @@ SETS: dict[str, Callable[..., Any]] = {
     "mnist": MNIST, "fashion-mnist": FashionMNIST, "cifar10": CIFAR10, "cifar100": CIFAR100, "imagenette": Imagenette,
 }  # fmt: skip
 SHARE = 0.2  # of each class in a folder of pictures is held back, where it has no part for tests
+CHANNELS = 3  # of photographs
 BORDER = 8 / 7  # photographs are resized to so much more than the network sees: 256 for 224
 LOOK = 256  # images of 28×28 that gradients are measured on; of larger ones as many as have as many pixels
 
@@ -61,7 +62,8 @@ class Data:
 
     def fingerprint(self) -> str:
         """What tells whether the data are those of before: numbers, labels, and names and sizes of files."""
-        digest = hashlib.sha256(repr((self.title, self.classes, self.channels, self.side)).encode())
+        name = "" if isinstance(self.train.dataset, ImageFolder) else self.title  # a folder may get another name
+        digest = hashlib.sha256(repr((name, self.classes, self.channels, self.side)).encode())
         for part in (self.train, self.judged_by):
             whole: Any = part
             indices = np.arange(len(part))
@@ -73,6 +75,10 @@ class Data:
                 path = whole.paths[i]
                 digest.update(f"{path.relative_to(whole.folder)} {path.stat().st_size}\n".encode("utf-8", "replace"))
         return digest.hexdigest()
+
+    def description(self) -> dict[str, Any]:
+        """What a file of weights says of them, to be used without them: classes, and how pictures are prepared."""
+        return {"class_names": list(self.classes), **self.facts}
 
     def loaders(self, recipe: Recipe, generator: np.random.Generator, workers: int) -> tuple[DataLoader, DataLoader]:
         """The loader of the training images, whose seed is drawn from `generator`, and that of the judge."""
@@ -135,7 +141,10 @@ def load(recipe: Recipe, root: str | os.PathLike[str] | None = None, download: b
     """
     if is_folder(recipe):
         if not Path(recipe.data).is_dir():
-            raise FileNotFoundError(f"there is no folder {recipe.data}, which has the pictures to train on")
+            raise FileNotFoundError(
+                f"there is no folder {recipe.data}, which has the pictures to train on. If they were moved, put a link "
+                'to them there, or write their new place as "data" into config.json'
+            )
         return _pictures(recipe, *_folder_parts(recipe))
     make = SETS[recipe.data]
     given: dict[str, Any] = {} if root is None else {"root": root}
@@ -146,7 +155,7 @@ def load(recipe: Recipe, root: str | os.PathLike[str] | None = None, download: b
         if not recipe.hold_back:
             test = make(train=False, **given)
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{error}. On the command line: minicnn train --download") from None
+        raise FileNotFoundError(f"{error}. On the command line: --download") from None
     if isinstance(train, ImageFolder):
         return _pictures(recipe, train, test)
     return _arrays(recipe, make, train, test)
@@ -164,9 +173,16 @@ def _counts(recipe: Recipe, total: int) -> tuple[int, int]:
     last = total - recipe.hold_back
     if recipe.hold_back < 0 or last < 1:
         raise ValueError(f"hold_back is {recipe.hold_back}: some of {total} images must be left to train on")
-    if recipe.images is not None and not 1 <= recipe.images <= last:
-        raise ValueError(f"images is {recipe.images}: it must be from 1 to {last}, the images there are to train on")
-    return last, recipe.images or last
+    return last, _count(recipe, last)
+
+
+def _count(recipe: Recipe, there_are: int) -> int:
+    """How many of the images that there are to train on are trained on."""
+    if recipe.images is not None and not 1 <= recipe.images <= there_are:
+        raise ValueError(
+            f"images is {recipe.images}: it must be from 1 to {there_are}, the images there are to train on"
+        )
+    return recipe.images or there_are
 
 
 def _augmented(how: str, recipe: Recipe, view: list[Any], side: int) -> list[Any]:
@@ -231,7 +247,7 @@ def _opened(recipe: Recipe, root: Path, train: bool | None) -> ImageFolder:
     with warnings.catch_warnings():
         if recipe.broken == "refuse":
             warnings.simplefilter("ignore")  # an error names them
-        folder = ImageFolder(root, train=train, broken="skip")
+        folder = ImageFolder(root, train=train, broken="skip", resize=_resize(recipe)[1])
     if folder.skipped and recipe.broken == "refuse":
         more = f" (and {len(folder.skipped) - 1} more)" if len(folder.skipped) > 1 else ""
         raise ValueError(f"broken pictures: {folder.skipped[0]}{more}. --broken skip leaves them out")
@@ -258,13 +274,20 @@ def _split(folder: ImageFolder, count: int | None, seed: int) -> tuple[Subset, S
     return Subset(folder, rest), Subset(folder, np.sort(held))
 
 
-def _pictures(recipe: Recipe, folder: ImageFolder, test: ImageFolder | None) -> Data:
+def _resize(recipe: Recipe) -> tuple[int, int]:
+    """The side of what the network sees of a photograph, and what its shorter side is resized to before."""
     if recipe.pad or recipe.pixels:
-        raise ValueError("pad and pixels are for data sets of small images, and not for photographs")
+        raise ValueError(
+            f"pad is {recipe.pad} and pixels {list(recipe.pixels)}, which are for data sets of small images, and not "
+            "for photographs: choose another preset (--list-presets) or none, or leave them out"
+        )
+    side = recipe.input_size or _network_side(recipe, CHANNELS)[0]
+    return side, max(side, round(side * BORDER))
+
+
+def _pictures(recipe: Recipe, folder: ImageFolder, test: ImageFolder | None) -> Data:
     _counts(recipe, len(folder))
-    usual, _ = _network_side(recipe, folder.channels)
-    side = recipe.input_size or usual
-    resize = max(side, round(side * BORDER))
+    side, resize = _resize(recipe)
     how = recipe.augment or "photos"
     view: list[Any] = [Resize(resize), CenterCrop(side)]
 
@@ -280,8 +303,8 @@ def _pictures(recipe: Recipe, folder: ImageFolder, test: ImageFolder | None) -> 
         indices = train.indices
     else:
         judged_by, indices = seen(test, view), np.arange(len(folder))
-    if recipe.images is not None and recipe.images < len(indices):  # of all classes, not of the first ones
-        indices = np.sort(np.random.default_rng((recipe.seed, 2016)).choice(indices, recipe.images, replace=False))
+    if (count := _count(recipe, len(indices))) < len(indices):  # of all classes, not of the first ones
+        indices = np.sort(np.random.default_rng((recipe.seed, 2016)).choice(indices, count, replace=False))
     normalize = Normalize(folder.MEAN, folder.STD)
     return Data(
         type(folder).__name__ if not is_folder(recipe) else title(recipe), tuple(folder.classes), folder.channels, side,

@@ -24,7 +24,7 @@ from minicnn.data import (
     read_picture,
 )
 from tests.data.server import serving
-from tests.data.test_pictures import damaged
+from tests.data.test_pictures import damaged, no_files
 
 
 def picture(rng, height, width, mode="RGB"):
@@ -140,6 +140,12 @@ def test_many_broken_files_make_one_short_warning(tmp_path, rng):
     assert len(caught) == 1 and len(dataset) == 1 and len(dataset.skipped) == 9
 
 
+def test_what_is_no_file_is_broken(photographs):
+    with no_files(photographs / "cat"), pytest.warns(UserWarning, match="skipped 3 of 10 files: .*pipe, a socket"):
+        dataset = ImageFolder(photographs, broken="skip")
+    assert len(dataset) == 7 and sum("pipe, a socket or a device" in text for text in dataset.skipped) == 3
+
+
 def test_nothing_there(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no folder .*nowhere"):
         ImageFolder(tmp_path / "nowhere")
@@ -172,8 +178,11 @@ def folder_or_explain(files, root):
     Image.new("RGB", (4, 4)).save(root / "class" / "good.png")
     for i, data in enumerate(files):
         (root / "class" / f"{i}.jpg").write_bytes(data)
-    dataset = ImageFolder(root, CenterCrop(4), broken="skip")
-    assert len(dataset) + len(dataset.skipped) == len(files) + 1
+    (root / "class" / "nowhere.jpg").symlink_to(root / "nowhere")
+    with no_files(root / "class") as others:
+        dataset = ImageFolder(root, CenterCrop(4), broken="skip")
+    assert len(dataset) + len(dataset.skipped) == len(files) + len(others) + 2
+    assert {path.name for path in dataset.paths} <= {"good.png", *(f"{i}.jpg" for i in range(len(files)))}
     assert all(text.startswith(str(root)) for text in dataset.skipped)
     images, labels = dataset.batch(range(len(dataset)))
     assert images.shape == (len(dataset), 3, 4, 4) and labels.tolist() == [0] * len(dataset)

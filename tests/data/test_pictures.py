@@ -1,10 +1,18 @@
 """Pictures of all kinds as arrays: what they become, and that broken ones are named."""
 
 import io
+import itertools
+import os
 import resource
+import socket
 import struct
+import subprocess
+import sys
+import threading
 import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -12,7 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from minicnn.data import read_picture
+from minicnn.classify import open_picture
+from minicnn.data import pictures, read_picture
 from tests.data.test_download import lacking
 
 
@@ -201,17 +210,94 @@ def test_too_large(saved, colours, tmp_path):
         read_picture(tmp_path / "bomb.png")
 
 
+NOISE = png(64, 64, 8, 0, np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8))
+
+
 @pytest.mark.parametrize(
     "content, message",
     [(b"", "not a picture"), (b"<html>", "not a picture"), (b"%!PS-Adobe-3.0 EPSF-3.0\n", "not a picture"),
-     (png(9, 9, 8, 0, [[0] * 9] * 9)[:-30], "")],
+     (NOISE[:-900], "")],
     ids=["empty", "a web page", "a program", "cut off"],
 )  # fmt: skip
 def test_no_picture(tmp_path, content, message):
+    """The formats that there are are told where another would help, and nowhere else."""
     (tmp_path / "a.png").write_bytes(content)
-    with pytest.raises(ValueError, match=rf"a\.png: {message}.*Known are JPEG") as caught:
+    with pytest.raises(ValueError, match=rf"a\.png: {message}") as caught:
         read_picture(tmp_path / "a.png")
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(caught.value) and ("Known are JPEG" in str(caught.value)) is bool(message)
+
+
+@contextmanager
+def no_files(folder):
+    """What would be waited for without end, or has none: pipe, socket and device."""
+    os.mkfifo(folder / "pipe.png")
+    (folder / "device.png").symlink_to("/dev/zero")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(os.path.relpath(folder / "socket.png"))  # a whole path may be too long for one
+        yield ("pipe.png", "device.png", "socket.png")
+
+
+@pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="no such files")
+def test_what_is_no_file_is_not_waited_for(tmp_path):
+    with no_files(tmp_path) as names:
+        for read, name in itertools.product((read_picture, open_picture), names):
+            with pytest.raises(ValueError, match=rf"{name}: a pipe, a socket or a device") as caught:
+                read(tmp_path / name)
+            assert "Known are" not in str(caught.value)
+
+
+def test_threads_wait_until_there_is_room(saved, rng, monkeypatch):
+    """What is being read at one time never has more pixels than are allowed together; all are read in the end."""
+    paths = [saved(rng.integers(0, 256, (h, 10)).astype(np.uint8), f"{h}.png") for h in (1, 3, 5, 6, 9, 10, 40)]
+    monkeypatch.setattr(pictures, "_room", pictures._Room(100))
+    lock, now, most, turned = threading.Lock(), [0], [0], pictures._turned
+
+    def slowly(picture, image):
+        with lock:
+            now[0] += picture.width * picture.height
+            most.append(now[0])
+        time.sleep(0.002)
+        with lock:
+            now[0] -= picture.width * picture.height
+        return turned(picture, image)
+
+    monkeypatch.setattr(pictures, "_turned", slowly)
+    with ThreadPoolExecutor(6) as pool:
+        shapes = [read.shape[1] for read in pool.map(read_picture, paths * 5)]
+    assert shapes == [1, 3, 5, 6, 9, 10, 40] * 5 and pictures._room.taken == 0
+    assert sorted(set(most))[-1] == 400  # alone, as it is larger than the room
+    assert max(pixels for pixels in most if pixels < 400) <= 100 and max(most) == 400
+
+
+def test_a_picture_that_grows_takes_the_room_of_what_it_becomes(saved, monkeypatch):
+    room, asked = pictures._Room(10**6), []
+    monkeypatch.setattr(pictures, "_room", room)
+    monkeypatch.setattr(room, "for_pixels", lambda count: asked.append(count) or pictures._Room(9).for_pixels(1))
+    read_picture(saved(np.zeros((2, 30), np.uint8)), resize=20)
+    read_picture(saved(np.zeros((20, 30), np.uint8)), resize=2)
+    assert asked == [20 * 300, 600]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "I;16", "CMYK"])
+def test_the_memory_that_large_pictures_take(tmp_path, mode):
+    """Four of the largest, noted to be turned, by as many threads, in a process of its own."""
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.new(mode, (8900, 8900)).save(tmp_path / "a.tif", exif=exif, compression="tiff_adobe_deflate")
+    code = f"""if True:
+        import resource, sys
+        from concurrent.futures import ThreadPoolExecutor
+        from PIL import Image
+        from minicnn.data import read_picture
+        read_picture({str(tmp_path / "small.png")!r})
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda path: read_picture(path, resize=64).shape, [{str(tmp_path / "a.tif")!r}] * 4))
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"""
+    Image.new("L", (9, 9)).save(tmp_path / "small.png")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) * 1024 < pictures.BYTES * pictures.MAX_PIXELS
 
 
 def test_no_file(tmp_path):

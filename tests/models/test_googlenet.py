@@ -5,6 +5,7 @@ import pytest
 
 from minicnn import Tensor, models, nn
 from minicnn import functional as F
+from minicnn.backend import to_host
 from minicnn.models.googlenet import GoogLeNetOutputs, Inception
 
 from .helpers import fill, images
@@ -77,7 +78,8 @@ def test_torchvisions_auxiliary_classifiers_are_the_same_for_all_sizes(blank):
 def test_inception_module(variant, kernel):
     """Figure 2b, branch by branch."""
     module = fill(Inception(variant, 3, (2, 4, 5, 1, 3, 6))).to(dtype="float64").eval()
-    x, state = images(2, 3, 6, 7).astype(np.float64), module.state_dict()
+    x = images(2, 3, 6, 7).astype(np.float64)
+    state = {name: to_host(array) for name, array in module.state_dict().items()}
 
     def unit(x, name):
         weight, bias = state[f"{name}.conv.weight"], state.get(f"{name}.conv.bias")
