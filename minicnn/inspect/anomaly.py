@@ -41,10 +41,10 @@ class _Detector:
 
     def forward(self, node: Node, output: Array) -> None:
         self.lines[node], self.outputs[node] = _users_line(), output
-        if _is_finite(output):
+        if is_finite(output):
             return
         inputs = self._inputs(node)
-        guilty = [f"its {name} held {_what(value)}" for name, value in inputs if not _is_finite(value)]
+        guilty = [f"its {name} held {_what(value)}" for name, value in inputs if not is_finite(value)]
         because = f", because {' and '.join(guilty)}" if guilty else ""
         message = [f"{node.label} made {_what(output)} on the way forward{because}", *self._where(node)]
         message += [f"  {name}: {in_words(value)}" for name, value in inputs]
@@ -53,10 +53,10 @@ class _Detector:
     def backward(self, step: Step) -> None:
         node = step.node
         names = argument_names(node)
-        bad = [(n, g) for n, g in zip(names, step.grad_inputs, strict=True) if g is not None and not _is_finite(g)]
-        if _is_finite(step.grad_output) and not bad:
+        bad = [(n, g) for n, g in zip(names, step.grad_inputs, strict=True) if g is not None and not is_finite(g)]
+        if is_finite(step.grad_output) and not bad:
             return
-        if not _is_finite(step.grad_output):  # given to backward(), or the sum of finite gradients
+        if not is_finite(step.grad_output):  # given to backward(), or the sum of finite gradients
             message = [f"{node.label}: the gradient that arrived holds {_what(step.grad_output)}", *self._where(node)]
         else:
             gradients = " and ".join(f"∂{name}" for name, _ in bad)
@@ -95,7 +95,8 @@ def detect_anomaly() -> AbstractContextManager[None]:
     return observe(_Detector())
 
 
-def _is_finite(array: Array) -> bool:
+def is_finite(array: Array) -> bool:
+    """Whether all its entries are; on a device this waits."""
     with backend.beside(array):
         return bool(backend.array_module(array).isfinite(array).all())
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from .. import backend
 from ..engine import Tensor
-from ..inspect.anomaly import AnomalyError, detect_anomaly
+from ..inspect.anomaly import AnomalyError, detect_anomaly, is_finite
 from ..nn import Module
 from .measure import Criterion, on
 
@@ -69,9 +69,8 @@ def _first_bad(arrays: list[tuple[str, Any]]) -> str | None:
     if math.isfinite(float(_sum([array for _, array in arrays]))):
         return None
     for name, array in arrays:
-        with backend.beside(array):
-            if not bool(backend.array_module(array).isfinite(array).all()):
-                return name
+        if not is_finite(array):
+            return name
     return None  # finite all of them, only their sum is not
 
 

@@ -279,8 +279,7 @@ class Training:
         )
         self.optimizer.zero_grad()
         for name, buffer in self.model.named_buffers():
-            with backend.beside(buffer.data):
-                buffer.data[...] = kept[name]
+            backend.assign(buffer.data, kept[name])
         where = f"at step {self._step} of epoch {self.epoch}, with learning rate {rate:g}"
         message = f"fit: {problem} {where}. {began}{advice}"
         if self.non_finite == "stop":

@@ -145,7 +145,8 @@ def load(recipe: Recipe, root: str | os.PathLike[str] | None = None, download: b
                 f"there is no folder {recipe.data}, which has the pictures to train on. If they were moved, put a link "
                 'to them there, or write their new place as "data" into config.json'
             )
-        return _pictures(recipe, *_folder_parts(recipe))
+        side, resize = _view(recipe)
+        return _pictures(recipe, side, resize, *_folder_parts(recipe, resize))
     make = SETS[recipe.data]
     given: dict[str, Any] = {} if root is None else {"root": root}
     if download:
@@ -157,7 +158,7 @@ def load(recipe: Recipe, root: str | os.PathLike[str] | None = None, download: b
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{error}. On the command line: --download") from None
     if isinstance(train, ImageFolder):
-        return _pictures(recipe, train, test)
+        return _pictures(recipe, *_view(recipe), train, test)
     return _arrays(recipe, make, train, test)
 
 
@@ -229,25 +230,25 @@ def _has_parts(folder: Path) -> bool:
     return (folder / "train").is_dir() and any((folder / name).is_dir() for name in VALIDATION)
 
 
-def _folder_parts(recipe: Recipe) -> tuple[ImageFolder, ImageFolder | None]:
+def _folder_parts(recipe: Recipe, resize: int) -> tuple[ImageFolder, ImageFolder | None]:
     root = Path(recipe.data)
     if _has_parts(root):
-        train, test = _opened(recipe, root, True), None
+        train, test = _opened(recipe, resize, root, True), None
         if not recipe.hold_back:
-            test = _opened(recipe, root, False)
+            test = _opened(recipe, resize, root, False)
             if test.classes != train.classes:
                 one = sorted(set(train.classes) ^ set(test.classes))[0]
                 raise ValueError(f"{root}: the parts have other classes: {one!r} is a folder in one of them only")
         return train, test
-    return _opened(recipe, root, True if (root / "train").is_dir() else None), None
+    return _opened(recipe, resize, root, True if (root / "train").is_dir() else None), None
 
 
-def _opened(recipe: Recipe, root: Path, train: bool | None) -> ImageFolder:
+def _opened(recipe: Recipe, resize: int, root: Path, train: bool | None) -> ImageFolder:
     """A part of a folder, without its broken pictures."""
     with warnings.catch_warnings():
         if recipe.broken == "refuse":
             warnings.simplefilter("ignore")  # an error names them
-        folder = ImageFolder(root, train=train, broken="skip", resize=_resize(recipe)[1])
+        folder = ImageFolder(root, train=train, broken="skip", resize=resize)
     if folder.skipped and recipe.broken == "refuse":
         more = f" (and {len(folder.skipped) - 1} more)" if len(folder.skipped) > 1 else ""
         raise ValueError(f"broken pictures: {folder.skipped[0]}{more}. --broken skip leaves them out")
@@ -274,7 +275,7 @@ def _split(folder: ImageFolder, count: int | None, seed: int) -> tuple[Subset, S
     return Subset(folder, rest), Subset(folder, np.sort(held))
 
 
-def _resize(recipe: Recipe) -> tuple[int, int]:
+def _view(recipe: Recipe) -> tuple[int, int]:
     """The side of what the network sees of a photograph, and what its shorter side is resized to before."""
     if recipe.pad or recipe.pixels:
         raise ValueError(
@@ -285,9 +286,8 @@ def _resize(recipe: Recipe) -> tuple[int, int]:
     return side, max(side, round(side * BORDER))
 
 
-def _pictures(recipe: Recipe, folder: ImageFolder, test: ImageFolder | None) -> Data:
+def _pictures(recipe: Recipe, side: int, resize: int, folder: ImageFolder, test: ImageFolder | None) -> Data:
     _counts(recipe, len(folder))
-    side, resize = _resize(recipe)
     how = recipe.augment or "photos"
     view: list[Any] = [Resize(resize), CenterCrop(side)]
 

@@ -51,6 +51,14 @@ def run(line, names):
     return eval(compile(line, f"{double.PACKAGE}/planted.py", "eval"), names)
 
 
+def counted(line, pretended):
+    """How often the double counts that the line waits."""
+    names = given(double.make())
+    pretended.Counts.reset()
+    run(line, names)
+    return pretended.Counts.to_host
+
+
 @pytest.fixture
 def pretended():
     with double.installed():
@@ -60,10 +68,7 @@ def pretended():
 @pytest.mark.host
 @pytest.mark.parametrize("line", WAITS.values(), ids=WAITS)
 def test_the_double_counts_it_and_can_refuse_it(line, pretended):
-    names = given(double.make())
-    pretended.Counts.reset()
-    run(line, names)
-    assert pretended.Counts.to_host >= 1
+    assert counted(line, pretended) >= 1
     names = given(double.make())
     with pytest.warns(UserWarning, match=GOING), pretended.allow_synchronize(False), pytest.raises(REFUSED):
         run(line, names)
@@ -72,10 +77,7 @@ def test_the_double_counts_it_and_can_refuse_it(line, pretended):
 @pytest.mark.host
 @pytest.mark.parametrize("line", SILENT.values(), ids=SILENT)
 def test_the_double_counts_nothing_else(line, pretended):
-    names = given(double.make())
-    pretended.Counts.reset()
-    run(line, names)
-    assert pretended.Counts.to_host == 0
+    assert counted(line, pretended) == 0
 
 
 @pytest.mark.gpu
