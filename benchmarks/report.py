@@ -21,7 +21,6 @@ from contest import BUSY, PEERS, describe, geometric_mean
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 PICTURE = ROOT / "docs" / "bench.svg"
-BEGIN, END = "<!-- bench -->", "<!-- /bench -->"
 OTHERS = [name for name in PEERS if name != "PyTorch"]
 PASSES = ("forward", "input gradient", "weight gradient")
 AXES = {"batch": "batch size (ResNet-18)", "depth": "depth (ResNets)", "side": "side of the images (ResNet-18)"}
@@ -300,16 +299,17 @@ def plot_series(results: Results, axes: Any, axis: str) -> None:
         axes.legend(frameon=False)
 
 
-def splice(readme: str, text: str) -> str:
-    """`readme` with `text` between its two markers.
+def splice(readme: str, text: str, marker: str) -> str:
+    """`readme` with `text` between the comments ``<!-- marker -->`` and ``<!-- /marker -->``.
 
     Raises:
-        ValueError: it has not each of the markers once.
+        ValueError: it has not each of them once.
     """
-    if readme.count(BEGIN) != 1 or readme.count(END) != 1:
-        raise ValueError(f"the README has {BEGIN} and {END} not once each; the section on speed goes between them")
-    before, rest = readme.split(BEGIN)
-    return f"{before}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}"
+    begin, end = f"<!-- {marker} -->", f"<!-- /{marker} -->"
+    if readme.count(begin) != 1 or readme.count(end) != 1:
+        raise ValueError(f"the README has {begin} and {end} not once each; what is written goes between them")
+    before, rest = readme.split(begin)
+    return f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}"
 
 
 def main() -> None:
@@ -321,7 +321,7 @@ def main() -> None:
         return
     results = load(RESULTS)
     readme = ROOT / "README.md"
-    readme.write_text(splice(readme.read_text("utf-8"), section(results)), "utf-8")
+    readme.write_text(splice(readme.read_text("utf-8"), section(results), "bench"), "utf-8")
     if results:
         (RESULTS / "README.md").write_text(everything(results), "utf-8")
         plot(results, PICTURE)

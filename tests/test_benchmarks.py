@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 import minicnn
-from minicnn import Tensor, models
+from minicnn import Tensor, cli, models
 from minicnn import functional as F
 
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = ROOT / "benchmarks"
-MODULES = ("contest", "own", "peers", "report", "worker", "run")
+MODULES = ("contest", "own", "peers", "report", "training", "worker", "run")
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_the_readme_shows_what_was_measured(load):
     report = load("report")
     readme = (ROOT / "README.md").read_text("utf-8")
     results = report.load(report.RESULTS)
-    assert report.splice(readme, report.section(results)) == readme, "run: python benchmarks/report.py"
+    assert report.splice(readme, report.section(results), "bench") == readme, "run: python benchmarks/report.py"
     if results:
         assert (report.RESULTS / "README.md").read_text("utf-8") == report.everything(results)
         assert report.PICTURE.exists()
@@ -137,9 +137,49 @@ def test_a_picture_is_drawn(load, tmp_path):
 
 def test_splice_wants_its_markers(load):
     report = load("report")
-    assert report.splice("a <!-- bench -->old<!-- /bench --> b", "new") == "a <!-- bench -->\nnew\n<!-- /bench --> b"
+    wanted = "a <!-- bench -->\nnew\n<!-- /bench --> b"
+    assert report.splice("a <!-- bench -->old<!-- /bench --> b", "new", "bench") == wanted
     with pytest.raises(ValueError, match="not once each"):
-        report.splice("a", "new")
+        report.splice("a <!-- bench --><!-- /bench -->", "new", "results")
+
+
+# ----------------------------------------------------------------------------------------------------- trainings
+
+
+def test_the_readme_shows_the_trainings_that_were_kept(load):
+    training, report = load("training"), load("report")
+    readme = (ROOT / "README.md").read_text("utf-8")
+    kept = [training.load(path) for path in sorted(training.TABLES.glob("*.csv"))]
+    assert kept and training.PICTURE.exists()
+    assert report.splice(readme, training.section(kept), "results") == readme, "run: python benchmarks/training.py"
+
+
+def test_a_run_is_kept_with_its_command_and_drawn(load, tmp_path, capsys):
+    training = load("training")
+    run = tmp_path / "a run"
+    words = ["train", "lenet5", "--images", "64", "--epochs", "2", "--seed", "7", "--device", "cpu"]
+    assert cli.main([*words, "--output", str(run)]) == 0
+    facts = json.loads((run / "history.json").read_text("utf-8"))
+    environment = json.loads((run / "environment.json").read_text("utf-8"))
+    environment["command"] = ["minicnn", *words[:4], "--threads", "2", *words[4:], f"--output={run}"]
+    (run / "environment.json").write_text(json.dumps(environment), "utf-8")
+
+    kept = training.load(training.keep(run, tmp_path / "tables"))
+    assert kept.name == "a run" and kept.facts["command"] == "minicnn " + " ".join(words)
+    assert kept.facts["seed"] == "7" and kept.facts["data"] == "mnist" and kept.facts["numpy"] == np.__version__
+    epochs = facts["history"]["epochs"]
+    assert [entry["epoch"] for entry in kept.epochs] == [1, 2]
+    for column in ("loss", "test_accuracy"):
+        assert [entry[column] for entry in kept.epochs] == pytest.approx([e[column] for e in epochs], rel=1e-5)
+    assert f"**{100 * epochs[-1]['test_accuracy']:.2f} %**" in training.section([kept])
+
+    other = kept._replace(name="other", facts={**kept.facts, "data": "digits of another kind"})
+    training.plot([kept, other], tmp_path / "curves.svg")
+    first = (tmp_path / "curves.svg").read_bytes()
+    training.plot([kept, other], tmp_path / "curves.svg")
+    assert first == (tmp_path / "curves.svg").read_bytes() and b"</svg>" in first
+    with pytest.raises(SystemExit, match="no run that has ended"):
+        training.keep(tmp_path, tmp_path)
 
 
 # ----------------------------------------------------------------------------------------------------- contest
