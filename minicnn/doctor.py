@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from . import backend, cuda, threads
+from . import allocator, backend, cuda, threads
 
 # As in setup.cfg (a test compares them).
 EXTRAS = {
@@ -37,6 +37,7 @@ def examine() -> list[tuple[str, str]]:
         ("processors", f"{threads.cpu_count()} for this process, of {os.cpu_count()}"),
         ("threads", _threads()),
         ("equal bits", _equal_bits()),
+        ("memory", _memory()),
         ("GPU", _gpu()),
         *((f"extra {name}", _extra(name)) for name in EXTRAS),
     ]
@@ -76,6 +77,12 @@ def _equal_bits() -> str:
         "promise WITHDRAWN: without threadpoolctl BLAS splits its products among as many threads as it likes, which "
         f"changes their last bits. {_command('fast')}"
     )
+
+
+def _memory() -> str:
+    if allocator.keep_freed_memory():
+        return f"up to {allocator.MOST >> 30} GB that was freed is kept for what comes; not with {allocator.VARIABLE}=0"
+    return "what is freed goes back to the system as the C library likes"
 
 
 def _gpu() -> str:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import backend, threads
+from . import allocator, backend, threads
 from .backend import Array
 from .kernels import cut, fast, naive
 
@@ -316,6 +316,7 @@ class use_kernels:
 def _implementation(op: Op, arrays: tuple[Array | None, ...]) -> tuple[Callable, Callable]:
     """The forward and backward that the current choice of kernels gives `op` on these arrays."""
     threads.hold_blas()
+    allocator.keep_freed_memory()
     given = [x for x in arrays if x is not None]
     if not all(isinstance(x, np.ndarray) for x in given):  # host: the fast kernels are NumPy's
         room: ModuleType | None = cut

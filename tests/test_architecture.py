@@ -14,7 +14,7 @@ PACKAGE = ROOT / "minicnn"
 
 # A file imports from lower ranks, and from its own folder. What stands for a file or a folder directly in minicnn/.
 RANKS = {
-    0: ["backend", "threads"],
+    0: ["allocator", "backend", "threads"],
     1: ["kernels", "cuda"],
     2: ["engine"],
     3: ["functional", "gradcheck", "metrics"],

@@ -415,7 +415,7 @@ def test_doctor(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"minicnn {minicnn.__version__}"
     facts = {line[:16].strip(): line[16:] for line in lines[1:]}
-    assert list(facts)[:7] == ["Python", "NumPy", "BLAS", "processors", "threads", "equal bits", "GPU"]
+    assert list(facts)[:8] == ["Python", "NumPy", "BLAS", "processors", "threads", "equal bits", "memory", "GPU"]
     assert facts["Python"].startswith(".".join(map(str, sys.version_info[:3])))
     assert facts["NumPy"] == np.__version__
     assert facts["threads"].startswith(f"{threads.get_num_threads()} (")

@@ -192,6 +192,9 @@ def _in_pieces(node: Node, backward: bool) -> Iterator[tuple[str, Any, int, int]
         return
     if name in ("max_pool2d", "avg_pool2d"):
         params = {key: node.params[key] for key in ("kernel_size", "stride", "padding", "ceil_mode")}
+        windows = (params[key] for key in ("kernel_size", "stride", "padding"))
+        if name == "avg_pool2d" and fast_pool.tiled(shape[2:], *windows):
+            return
         phases = fast_pool.Phases(shape, dilation=node.params.get("dilation", (1, 1)), **params)
         parts, planes = len(phases.blocks), max(part.stop - part.start for part in phases.blocks)
         numbers = planes * math.prod(phases.grid)

@@ -59,7 +59,7 @@ LEVELS = (
     ("gradcheck.py", HOST, "finite differences are taken and judged on the host, in float64"),
     *((name, HOST, "files: arrays on disk are the host's") for name in ("data/*", "pth.py", "weights.py")),
     *((name, HOST, "text, processes or pictures") for name in (
-        "__main__.py", "classify.py", "cli.py", "doctor.py", "report.py", "threads.py",
+        "__main__.py", "allocator.py", "classify.py", "cli.py", "doctor.py", "report.py", "threads.py",
     )),
     *((f"lab/{name}.py", HOST, "theory, and what was measured, are the host's") for name in ("theory", "result")),
     ("lab/*", NEUTRAL, "trains and measures networks of any device"),

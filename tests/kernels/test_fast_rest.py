@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from minicnn import optim, threads
 from minicnn.engine import Parameter
 from minicnn.kernels import fast
+from minicnn.kernels.fast import pool
 
 from .helpers import Pair, arrays_in, assert_same, drawn, dtypes, implementations, normal, pairs_of, run, seeds
 
@@ -117,6 +118,31 @@ def test_zeros_infinities_and_nans(name, dtype):
             results.append((output, pair.backward(gradient, saved, (True,), **params)[0]))
     for expected, found in zip(*results, strict=True):
         np.testing.assert_array_equal(found, expected)
+
+
+@drawn
+@given(
+    st.tuples(st.integers(1, 4), st.integers(1, 3)), st.tuples(st.integers(1, 9), st.integers(1, 9)), dtypes,
+    st.sampled_from([None, 3, -2]), st.sampled_from([None, np.inf, -np.inf, np.nan]), seeds,
+)  # fmt: skip
+def test_average_pooling_whose_windows_tile_the_plane(kernel_size, out, dtype, divisor_override, special, seed):
+    """A product with ones and zeros, where an infinity in one window is none of the next one's business."""
+    size = tuple(k * o for k, o in zip(kernel_size, out, strict=True))
+    assert pool.tiled(size, kernel_size, kernel_size, (0, 0)) == (kernel_size[0] * size[1] <= 64)
+    rng = np.random.default_rng(seed)
+    input, gradient = normal(rng, (2, 3, *size), dtype), normal(rng, (2, 3, *out), dtype)
+    if special is not None:
+        input[1, 2, 0, -1] = gradient[0, 1, -1, 0] = special
+    params = {"kernel_size": kernel_size, "stride": kernel_size, "padding": (0, 0), "ceil_mode": bool(seed % 2),
+              "count_include_pad": True, "divisor_override": divisor_override}  # fmt: skip
+    results = []
+    for form in ("neutral", "fast"):
+        pair: Pair = implementations("avg_pool2d")[form]
+        output, saved = pair.forward(input, **params)
+        results.append((output, pair.backward(gradient, saved, (True,), **params)[0]))
+    for expected, found in zip(*results, strict=True):
+        assert found.dtype == dtype
+        np.testing.assert_allclose(found, expected, rtol=1e-5 if dtype == np.float32 else 1e-13, atol=1e-5)
 
 
 @drawn

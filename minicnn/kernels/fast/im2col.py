@@ -11,12 +11,16 @@ image is its output as it stands, so it is written there.
 Backward needs but the columns of a few channels at a time: they give those rows of the weight's gradient, and take
 the gradient of those channels of the input. Sums over blocks are always added up in the same order, so that the
 number of threads changes no bit.
+
+How long a product takes depends on more than its size. BLAS copies its matrices into an order of its own first, unless
+the product is small; so products are divided, along the windows, into some that are. And the sums over windows, for the
+weight's gradient, take much longer with a few filters as rows than as columns.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
 from math import prod
 
 import numpy as np
@@ -32,6 +36,10 @@ LEAST_BLOCKS = 4  # with fewer, threads share each block
 SMALL = 1 << 21  # numbers in all columns: two blocks then, as short calls spend their time waiting for Python's lock
 SUMS = 8  # partial sums of the weight's gradient, at most
 SUM_NUMBERS = 1 << 18  # in all of them, unless two alone have more
+UNPACKED = 10**6  # multiplications in a product whose matrices OpenBLAS takes as they are
+LEAST_LENGTH = 64  # of the parts of a row that make such products
+TINY = 512  # numbers in a weight's gradient that is better summed part by part
+FEW_FILTERS, MANY_WINDOWS = 64, 4096  # with either, it pays to turn the weight's gradient about
 
 Block = tuple[slice, slice]  # images, rows of the output
 Part = tuple[slice, slice, slice]  # channels; the groups that they are in; which channels of each group
@@ -53,6 +61,11 @@ class Im2col:
         # copy, for then what is copied at a time is long, also where maps are small.
         self.order = (1, 2, 3, 0) if self.taps > 1 else (1, 0, 2, 3)
         self.pointwise = tuple(stride) == tuple(self.kernel) == (1, 1) and tuple(padding) == (0, 0)
+
+        # The weight's gradient is made as (groups, K, O/groups), and turned about at the end.
+        filters = self.filters // groups
+        few = filters <= FEW_FILTERS or self.n * prod(self.out) >= MANY_WINDOWS
+        self.turned = few and filters < self.channels // groups * self.taps
 
     def cost(self) -> float:
         """An estimate of the forward pass on one core, in nanoseconds of about 100 products with addition each."""
@@ -179,9 +192,10 @@ class Im2col:
                 )
             columns = columns.reshape(self.groups, -1, count)
 
-            def multiply(part: Part) -> None:
+            def apply(part: Part) -> None:
                 filters, groups, of_group = part
-                made = np.matmul(w[groups, of_group], columns[groups], out=product[groups, of_group])
+                made = product[groups, of_group]
+                multiply(w[groups, of_group], columns[groups], made)
                 if in_place is None:
                     target = output[images, filters, rows].transpose(self.order)
                     made = product.reshape(self.filters, -1)[filters].reshape(target.shape)
@@ -192,7 +206,7 @@ class Im2col:
                 elif bias is not None:
                     made += bias[filters].reshape(len(made), -1, 1)
 
-            run(multiply, self.parts(self.filters, count, shared))
+            run(apply, self.parts(self.filters, count, shared))
 
         run(lambda share: each(pass_through, share), shares)
         return output
@@ -201,7 +215,8 @@ class Im2col:
         w = weight.reshape(self.groups, self.filters // self.groups, -1)  # (groups, O/groups, K)
         grad_input = np.empty(input.shape, self.dtype) if needs[0] else None
         shares = self.shares(self.blocks(strips=not needs[0] or self.pointwise), self.sums())
-        of_weight = [np.empty(w.shape, self.dtype) for _ in shares] if needs[1] else None
+        shape = (self.groups, *w.shape[:0:-1]) if self.turned else w.shape
+        of_weight = [np.empty(shape, self.dtype) for _ in shares] if needs[1] else None
         shared = len(shares) == 1
 
         def pass_through(share: int, block: Block) -> None:
@@ -222,28 +237,31 @@ class Im2col:
                 k = slice(of_group.start * self.taps, of_group.stop * self.taps)
                 if of_weight is not None:
                     columns = self.columns(input, block, channels).reshape(groups.stop - groups.start, -1, count)
-                    target = of_weight[share][groups, :, k]
-                    if block is shares[share][0]:
-                        np.matmul(grad[groups], columns.transpose(0, 2, 1), out=target)
+                    first = block is shares[share][0]
+                    if self.turned:
+                        sum_over_windows(columns, grad[groups], of_weight[share][groups, k], first)
                     else:
-                        target += grad[groups] @ columns.transpose(0, 2, 1)
+                        sum_over_windows(grad[groups], columns, of_weight[share][groups, :, k], first)
                 if grad_input is None:
                     return
                 back = w[groups, :, k].transpose(0, 2, 1)
                 if self.pointwise and n == 1:
                     of_image = grad_input[images.start].reshape(self.groups, -1, prod(self.size))
                     span = slice(rows.start * self.out[1], rows.start * self.out[1] + count)
-                    np.matmul(back, grad[groups], out=of_image[groups, of_group, span])
+                    multiply(back, grad[groups], of_image[groups, of_group, span])
                 else:
                     columns = scratch("columns", (groups.stop - groups.start, k.stop - k.start, count), self.dtype)
-                    np.matmul(back, grad[groups], out=columns)
+                    multiply(back, grad[groups], columns)
                     self.add_back(columns, grad_input[images, channels])
 
             run(take, self.parts(self.channels, count * self.taps, shared))
 
         if needs[0] or needs[1]:
             run(lambda i: each(partial(pass_through, i), shares[i]), range(len(shares)))
-        grad_weight = total(of_weight or [np.zeros(w.shape, self.dtype)]).reshape(weight.shape) if needs[1] else None
+        grad_weight = None
+        if of_weight is not None:
+            grad_weight = total(of_weight or [np.zeros(shape, self.dtype)])
+            grad_weight = (grad_weight.transpose(0, 2, 1) if self.turned else grad_weight).reshape(weight.shape)
         return grad_input, grad_weight, sum_of_maps(grad_output) if needs[2] else None
 
     def scratch(self, backward: bool, needs: tuple[bool, ...], threads: int) -> tuple[list[tuple[int, str, int]], int]:
@@ -270,8 +288,44 @@ class Im2col:
             arranged = tuple(self.padding) != (0, 0) or (n > 1 and self.taps > 1)
             padded += [tall * (w + 2 * pw)] * ((not backward or needs[1]) and arranged)
             found += [(thread, "padded", n * channels * max(padded)) for thread in range(takers) if padded]
-        sums = len(shares) - 1 if backward and needs[1] else 0
+        sums = len(shares) - 1 + self.turned if backward and needs[1] else 0
         return found, sums * self.filters * self.channels * self.taps // self.groups
+
+
+@cache
+def parts_of_row(length: int, most: float, least: int) -> int:
+    """In how many parts of one length, from `least` to `most`, a row can be divided; else 1."""
+    counts = range(max(int(-(-length // most)), 1), length // least + 1)
+    return next((count for count in counts if length % count == 0), 1)
+
+
+def divided(matrices: np.ndarray, count: int) -> np.ndarray:
+    """Matrices (groups, rows, windows) as (groups, `count`, rows, windows / `count`)."""
+    groups, rows, windows = matrices.shape
+    return matrices.reshape(groups, rows, count, windows // count).transpose(0, 2, 1, 3)
+
+
+def multiply(weights: np.ndarray, columns: np.ndarray, out: np.ndarray) -> None:
+    """weights (groups, R, K) @ columns (groups, K, windows) into `out` (groups, R, windows)."""
+    count = parts_of_row(columns.shape[2], UNPACKED / max(prod(weights.shape[1:]), 1), LEAST_LENGTH)
+    np.matmul(weights[:, None], divided(columns, count), out=divided(out, count))
+
+
+def sum_over_windows(a: np.ndarray, b: np.ndarray, out: np.ndarray, first: bool) -> None:
+    """a (groups, R, windows) @ b (groups, S, windows)ᵀ into `out` (groups, R, S), or added to it after the `first`."""
+    numbers = a.shape[1] * b.shape[1]
+    count = parts_of_row(a.shape[2], UNPACKED / max(numbers, 1), LEAST_LENGTH) if numbers <= TINY else 1
+    if count > 1:
+        found = np.matmul(divided(a, count), divided(b, count).transpose(0, 1, 3, 2)).sum(axis=1)
+    elif first:
+        np.matmul(a, b.transpose(0, 2, 1), out=out)
+        return
+    else:
+        found = a @ b.transpose(0, 2, 1)
+    if first:
+        out[...] = found
+    else:
+        out += found
 
 
 def total(parts: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:

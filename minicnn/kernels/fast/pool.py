@@ -12,6 +12,7 @@ go the same way.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from math import prod
 
 import numpy as np
@@ -169,10 +170,35 @@ def max_pool2d_backward(grad_output, saved, needs, kernel_size, stride, padding,
     return (grad_input.reshape(shape),)
 
 
+LONGEST_ROWS = 64  # numbers in the rows that a row of windows covers, for a product: every output reads all of them
+
+
+def tiled(size: tuple[int, int], kernel_size, stride, padding) -> bool:
+    """Whether windows tile planes that are so small that average pooling is best a product."""
+    (h, w), (kh, kw) = size, kernel_size
+    return (*stride, *padding, h % kh, w % kw) == (kh, kw, 0, 0, 0, 0) and kh * w <= LONGEST_ROWS
+
+
+@lru_cache(maxsize=16)
+def _windows(width: int, kernel_size: tuple[int, int], dtype: np.dtype) -> np.ndarray:
+    """(kh·W, out_w): 1 where an entry of the kh rows is in the window."""
+    kh, kw = kernel_size
+    return np.tile(np.kron(np.eye(width // kw, dtype=dtype), np.ones((kw, 1), dtype)), (kh, 1))
+
+
 def avg_pool2d_forward(input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override):
+    """The window's entries one after the other; where windows tile a small plane, a product with ones and zeros."""
+    x = _planes(input)
+    if tiled(input.shape[2:], kernel_size, stride, padding):
+        windows, divisor = _windows(input.shape[3], kernel_size, x.dtype), divisor_override or prod(kernel_size)
+        with np.errstate(invalid="ignore"):
+            output = x.reshape(-1, len(windows)) @ windows
+        output /= divisor
+        if np.isfinite(output).all():  # an infinity, times the zero of a window where it is not, became a NaN
+            out = (h // k for h, k in zip(input.shape[2:], kernel_size, strict=True))
+            return output.reshape(*input.shape[:2], *out), (divisor, input.shape)
     phases = Phases(input.shape, kernel_size, stride, padding, (1, 1), ceil_mode)
     divisor = neutral._divisor(input, phases.out, kernel_size, stride, padding, count_include_pad, divisor_override)
-    x = _planes(input)
     output = np.empty((len(x), *phases.out), x.dtype)
 
     def work(block: slice) -> None:
@@ -194,8 +220,14 @@ def avg_pool2d_backward(
 ):
     """Every entry of a window gets the same share of its output's gradient."""
     divisor, shape = saved
-    phases = Phases(shape, kernel_size, stride, padding, (1, 1), ceil_mode)
     g = _planes(grad_output)
+    if tiled(shape[2:], kernel_size, stride, padding):
+        windows = _windows(shape[3], kernel_size, g.dtype)
+        with np.errstate(invalid="ignore"):
+            grad_input = g.reshape(-1, windows.shape[1]) @ (windows / g.dtype.type(divisor)).T
+        if np.isfinite(grad_input).all():
+            return (grad_input.reshape(shape),)
+    phases = Phases(shape, kernel_size, stride, padding, (1, 1), ceil_mode)
     grad_input = np.empty((len(g), *shape[2:]), g.dtype)
 
     def work(block: slice) -> None:
