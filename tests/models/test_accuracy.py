@@ -8,8 +8,8 @@ from minicnn import data, manual_seed, models, optim, train, use_kernels
 KERNELS = {"im2col": ("im2col", None), "fast": ("fast", None), "Winograd": ("fast", "winograd")}
 # Build, side of the digits, how many, epochs, the fewest percent right, and how far two trainings may be apart.
 TRAININGS = {
-    "lenet5": (models.lenet5, 28, 15_000, 2, 95, 0.75),
-    "resnet20": (lambda: models.resnet20(in_channels=1, input_size=14), 14, 4_000, 3, 90, 2),
+    "lenet5": (models.lenet5, 28, 15_000, 2, 92, 0.75),
+    "resnet20": (lambda: models.resnet20(in_channels=1, input_size=14), 14, 2_500, 3, 85, 3),
 }
 
 
@@ -25,7 +25,7 @@ def digits(train: bool, count: int, side: int) -> data.ArrayDataset:
 @pytest.mark.parametrize("network", TRAININGS)
 def test_accuracy_does_not_depend_on_the_kernels(network):
     build, side, count, epochs, least, apart = TRAININGS[network]
-    images, tests = digits(True, count, side), digits(False, 4_000, side)
+    images, tests = digits(True, count, side), digits(False, 2_000, side)
     losses, right = {}, {}
     for name, choice in KERNELS.items():
         manual_seed(11)
@@ -39,7 +39,7 @@ def test_accuracy_does_not_depend_on_the_kernels(network):
         right[name] = 100 * history["epochs"][-1]["test_accuracy"]
     print(right)
     for name in ("fast", "Winograd"):
-        np.testing.assert_allclose(losses[name][:4], losses["im2col"][:4], rtol=2e-4)
+        np.testing.assert_allclose(losses[name][:2], losses["im2col"][:2], rtol=1e-4)  # later, roundings have grown
         assert losses[name] != losses["im2col"], "the same kernels ran twice"
         assert abs(right[name] - right["im2col"]) <= apart
     assert min(right.values()) >= least
