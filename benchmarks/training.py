@@ -13,6 +13,7 @@ import argparse
 import csv
 import json
 import shlex
+from itertools import cycle
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,12 +23,17 @@ ROOT = Path(__file__).parents[1]
 TABLES = ROOT / "benchmarks" / "training"
 PICTURE = ROOT / "docs" / "training.svg"
 COLUMNS = ("epoch", "step", "loss", "accuracy", "test_loss", "test_accuracy", "test_top5_error")
-ELSEWHERE = ("--output", "--threads", "--workers", "--root")  # options that change no number
+IDLE = ("--output", "--threads", "--workers", "--root", "--keep", "--checkpoint-every")  # they change no number
 COLOURS = ("#0b6e99", "#c8553d", "#5c8a3a", "#7a5195")
 
 
 class Kept(NamedTuple):
-    """A training that was kept: facts (``command``, ``began``, ``data``, ``numpy``, ``seed``) and an entry an epoch."""
+    """A training that was kept.
+
+    Attributes:
+        facts: ``command``, ``began``, ``data``, ``judged by``, ``numpy``, ``seed``.
+        epochs: an entry an epoch; a number that was not finite, or is not measured, is NaN.
+    """
 
     name: str
     facts: dict[str, str]
@@ -35,28 +41,38 @@ class Kept(NamedTuple):
 
 
 def keep(folder: Path, tables: Path) -> Path:
-    """Write the table of the run in `folder`, which has to be over; its path."""
+    """Write the table of the run in `folder`; its path.
+
+    Raises:
+        SystemExit: the run is not over, or was before an epoch was, or its learning rate was changed on the way, so that no command gives it.
+    """
     if not (folder / "history.json").exists():
         raise SystemExit(f"{folder}: this is no run that has ended (no history.json in it)")
-    recipe = json.loads((folder / "history.json").read_text("utf-8"))["recipe"]
+    history = json.loads((folder / "history.json").read_text("utf-8"))
     entries = [json.loads(line) for line in (folder / "log.jsonl").read_text("utf-8").splitlines()]
     environment = json.loads((folder / "environment.json").read_text("utf-8"))
+    if any(entry["event"] == "rate" for entry in entries):
+        raise SystemExit(f"{folder}: its learning rate was changed by resume --lr: no one command gives what it gave")
     facts = {
         "command": command(environment["command"]),
         "began": environment["began"][:10],
-        "data": recipe["data"],
+        "data": Path(history["recipe"]["data"]).name,
+        "judged by": history["judged_by"],
         "numpy": environment["numpy"],
-        "seed": recipe["seed"],
+        "seed": history["recipe"]["seed"],
     }
+    rows = [
+        ["" if entry.get(name) is None else f"{entry[name]:.6g}" for name in COLUMNS]
+        for entry in entries
+        if entry["event"] == "epoch"
+    ]
+    if not rows:
+        raise SystemExit(f"{folder}: it ended before its first epoch did")
     tables.mkdir(parents=True, exist_ok=True)
     path = tables / f"{folder.absolute().name}.csv"
     with path.open("w", encoding="utf-8", newline="") as file:
         file.writelines(f"# {name}: {value}\n" for name, value in facts.items())
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for entry in entries:
-            if entry["event"] == "epoch":
-                writer.writerow([f"{entry[name]:.6g}" for name in COLUMNS])
+        csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
     return path
 
 
@@ -64,9 +80,9 @@ def command(words: list[str]) -> str:
     """The command as one would type it again, without what names a place or changes no number."""
     typed, skip = ["minicnn"], False
     for word in words[1:]:
-        if not skip and word.split("=")[0] not in ELSEWHERE:
+        if not skip and word.split("=")[0] not in IDLE:
             typed.append(word)
-        skip = not skip and word in ELSEWHERE
+        skip = not skip and word in IDLE
     return shlex.join(typed)
 
 
@@ -75,25 +91,25 @@ def load(path: Path) -> Kept:
     lines = path.read_text("utf-8").splitlines()
     facts = dict(line[2:].split(": ", 1) for line in lines if line.startswith("# "))
     table = csv.DictReader(line for line in lines if not line.startswith("# "))
-    return Kept(path.stem, facts, [{name: float(text) for name, text in row.items()} for row in table])
+    return Kept(path.stem, facts, [{name: float(text or "nan") for name, text in row.items()} for row in table])
 
 
 def section(kept: list[Kept]) -> str:
     """What the README shows: the curves, and how each training ended."""
-    lines = ["| training | epochs | test accuracy | began, with | made by |", "|---|---:|---:|---|---|"]
+    lines = ["| training | epochs | accuracy at the end | began, with | made by |", "|---|---:|---|---|---|"]
     for training in kept:
         facts, accuracy = training.facts, training.epochs[-1]["test_accuracy"]
         lines.append(
-            f"| {training.name} | {len(training.epochs)} | **{100 * accuracy:.2f} %** "
+            f"| {training.name} | {len(training.epochs)} | **{100 * accuracy:.2f} %** of {facts['judged by']} "
             f"| {facts['began']}, NumPy {facts['numpy']}, seed {facts['seed']} | `{facts['command']}` |"
         )
-    curves = f"![learning curves: the error in training and on the test images]({PICTURE.relative_to(ROOT)})"
+    curves = f"![learning curves: the error in training, and on the images that judge]({PICTURE.relative_to(ROOT)})"
     return "\n\n".join(["\n".join(lines), curves])
 
 
 def plot(kept: list[Kept], path: Path) -> None:
     """Errors against epochs, a panel for each data set, as figure 6 of He et al. 2015: dashed in training, bold on the
-    test images."""
+    images that judge (those for tests, unless some were held back)."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -106,7 +122,7 @@ def plot(kept: list[Kept], path: Path) -> None:
         panels.setdefault(training.facts["data"], []).append(training)
     figure, axes = plt.subplots(1, len(panels), figsize=(5 * len(panels), 3.6), layout="constrained", squeeze=False)
     for panel, (data, trainings) in zip(axes[0], panels.items(), strict=True):
-        for training, colour in zip(trainings, COLOURS, strict=False):
+        for training, colour in zip(trainings, cycle(COLOURS), strict=False):
             epochs = [entry["epoch"] for entry in training.epochs]
             for column, style, width in (("accuracy", "--", 1.0), ("test_accuracy", "-", 2.2)):
                 errors = [100 * (1 - entry[column]) for entry in training.epochs]
@@ -114,7 +130,7 @@ def plot(kept: list[Kept], path: Path) -> None:
                 panel.plot(epochs, errors, style, color=colour, linewidth=width, label=label)
         panel.set(title=data, xlabel="epoch", ylabel="error, %", ylim=(0, None))
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
-        panel.legend(frameon=False, title="dashed in training, bold on the test images", title_fontsize=8)
+        panel.legend(frameon=False, title="dashed in training, bold on the images that judge", title_fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
     plt.close(figure)

@@ -161,7 +161,7 @@ def test_a_run_is_kept_with_its_command_and_drawn(load, tmp_path, capsys):
     assert cli.main([*words, "--output", str(run)]) == 0
     facts = json.loads((run / "history.json").read_text("utf-8"))
     environment = json.loads((run / "environment.json").read_text("utf-8"))
-    environment["command"] = ["minicnn", *words[:4], "--threads", "2", *words[4:], f"--output={run}"]
+    environment["command"] = ["minicnn", *words[:4], "--threads", "2", *words[4:], f"--output={run}", "--keep", "9"]
     (run / "environment.json").write_text(json.dumps(environment), "utf-8")
 
     kept = training.load(training.keep(run, tmp_path / "tables"))
@@ -173,13 +173,34 @@ def test_a_run_is_kept_with_its_command_and_drawn(load, tmp_path, capsys):
         assert [entry[column] for entry in kept.epochs] == pytest.approx([e[column] for e in epochs], rel=1e-5)
     assert f"**{100 * epochs[-1]['test_accuracy']:.2f} %**" in training.section([kept])
 
-    other = kept._replace(name="other", facts={**kept.facts, "data": "digits of another kind"})
-    training.plot([kept, other], tmp_path / "curves.svg")
+    others = [kept._replace(name=f"other {i}", facts={**kept.facts, "data": f"digits {i // 5}"}) for i in range(6)]
+    training.plot([kept, *others], tmp_path / "curves.svg")
     first = (tmp_path / "curves.svg").read_bytes()
-    training.plot([kept, other], tmp_path / "curves.svg")
+    training.plot([kept, *others], tmp_path / "curves.svg")
     assert first == (tmp_path / "curves.svg").read_bytes() and b"</svg>" in first
+    assert all(f"{training.name}: ".encode() in first for training in [kept, *others]), "a curve is left out"
+
+    # few classes have no top-5 error, and what is not finite is null
+    log = [json.loads(line) for line in (run / "log.jsonl").read_text("utf-8").splitlines()]
+    for entry in log:
+        if entry["event"] == "epoch":
+            entry.pop("test_top5_error")
+            entry["test_loss"] = None if entry["epoch"] == 1 else entry["test_loss"]
+    (run / "log.jsonl").write_text("\n".join(map(json.dumps, log)), "utf-8")
+    some = training.load(training.keep(run, tmp_path / "tables"))
+    assert math.isnan(some.epochs[0]["test_loss"]) and math.isnan(some.epochs[1]["test_top5_error"])
+    assert some.epochs[1]["test_loss"] == kept.epochs[1]["test_loss"]
+    assert training.section([some]) == training.section([kept])
+
     with pytest.raises(SystemExit, match="no run that has ended"):
         training.keep(tmp_path, tmp_path)
+    for change, why in (({"event": "rate"}, "learning rate was changed"), (None, "before its first epoch")):
+        lines = [entry for entry in log if entry["event"] != "epoch"] if change is None else [*log, change]
+        (run / "log.jsonl").write_text("\n".join(map(json.dumps, lines)), "utf-8")
+        before = (tmp_path / "tables" / "a run.csv").read_bytes()
+        with pytest.raises(SystemExit, match=why):
+            training.keep(run, tmp_path / "tables")
+        assert (tmp_path / "tables" / "a run.csv").read_bytes() == before
 
 
 # ----------------------------------------------------------------------------------------------------- contest
