@@ -35,7 +35,7 @@ REVERSED = tests/kernels tests/test_op_gradients.py tests/test_functional.py tes
     tests/test_train.py::test_fit_steps_as_one_would_by_hand \
     'tests/models/test_learning.py::test_learns_one_batch_by_heart[lenet5-modern]'
 PARTS_ON_CUPYSIM = cupysim-networks cupysim-operations cupysim-selfcheck cupysim-reversed cupysim-no-driver
-CUPYS_WHEEL = .venv/cupysim/wheel
+CUPYS_WHEEL = .venv/cupysim/cupy-cuda12x-14.2.0
 .PHONY: test-cupysim $(PARTS_ON_CUPYSIM)
 test-cupysim: .venv/test/$(READY)
 	@$(CUPYSIM)/build.sh $(CURDIR)/.venv/cupysim
@@ -51,8 +51,9 @@ cupysim-reversed: # all threads, blocks and loops from the last to the first
 	@$(ON_CUPYSIM) CUPYSIM_REVERSE=1; $(PYTEST_ON_CUPYSIM) --at-least 2400 $(REVERSED)
 	@$(ON_CUPYSIM) CUPYSIM_REVERSE=1; .venv/cupysim/venv/bin/python -m minicnn selfcheck --quick
 cupysim-no-driver: # CuPy's wheel as it comes, and nothing emulated
-	@[ -e $(CUPYS_WHEEL) ] || { .venv/test/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
-	    --target $(CUPYS_WHEEL).part cupy-cuda12x==14.2.0 && mv $(CUPYS_WHEEL).part $(CUPYS_WHEEL); }
+	@[ -e $(CUPYS_WHEEL) ] || { rm -rf $(CUPYS_WHEEL).part && .venv/test/bin/python -m pip install --quiet --no-deps \
+	    --disable-pip-version-check --target $(CUPYS_WHEEL).part cupy-cuda12x==14.2.0 cuda-pathfinder && \
+	    mv $(CUPYS_WHEEL).part $(CUPYS_WHEEL); }
 	@MINICNN_CUPY_WHEEL=$(CUPYS_WHEEL) .venv/test/bin/python -m pytest -q --at-least 6 tests/device/test_no_driver.py
 
 bench: .venv/bench/peers

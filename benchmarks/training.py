@@ -44,7 +44,8 @@ def keep(folder: Path, tables: Path) -> Path:
     """Write the table of the run in `folder`; its path.
 
     Raises:
-        SystemExit: the run is not over, or was before an epoch was, or its learning rate was changed on the way, so that no command gives it.
+        SystemExit: the run is not over, or was before an epoch was; its learning rate was changed on the way, so that
+            no one command gives it.
     """
     if not (folder / "history.json").exists():
         raise SystemExit(f"{folder}: this is no run that has ended (no history.json in it)")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 from types import ModuleType
 from typing import Any
 
@@ -91,7 +91,6 @@ class device(str):
 
     type: str
     index: int | None  # type: ignore[assignment]  # str has a method of this name, PyTorch's device this number
-    _tokens: list[Token]
 
     def __new__(cls, name: str) -> device:
         kind, colon, index = str(name).partition(":")
@@ -104,22 +103,22 @@ class device(str):
         else:
             raise ValueError(f"unknown device {str(name)!r}: use 'cpu', 'cuda' or 'cuda:N'")
         self.type = kind
-        self._tokens = []  # one for each `with` that this object is in
         return self
 
     def __repr__(self) -> str:
         return f"device({str(self)!r})"
 
     def __enter__(self) -> device:
-        self._tokens.append(_new_tensors_go_to.set(self))
+        _new_tensors_go_to.set((*_new_tensors_go_to.get(), self))
         return self
 
     def __exit__(self, *_: object) -> None:
-        _new_tensors_go_to.reset(self._tokens.pop())
+        _new_tensors_go_to.set(_new_tensors_go_to.get()[:-1])
 
 
 CPU = device("cpu")
-_new_tensors_go_to: ContextVar[device] = ContextVar("new tensors go to", default=CPU)
+# Those whose `with` surrounds what runs in this thread, the innermost last.
+_new_tensors_go_to: ContextVar[tuple[device, ...]] = ContextVar("new tensors go to", default=(CPU,))
 
 
 def device_of(x: Array) -> str:
@@ -162,10 +161,30 @@ def cast(x: Array, dtype: Any) -> Array:
         return x.astype(dtype, copy=False)
 
 
+def zeros_like(x: Array) -> Array:
+    """Zeros of the shape and dtype of `x`, beside it."""
+    with beside(x):
+        return array_module(x).zeros_like(x)
+
+
 def assign(x: Array, values: Array) -> None:
     """Write `values`, which may be on any device, into `x`, in place."""
     with beside(x):
         x[...] = to_device(values, device_of(x))
+
+
+def dtype_of(name: str, dtype: Any) -> np.dtype:
+    """The dtype that ``.to(dtype)`` means.
+
+    Raises:
+        ValueError: it is none; `name` is where it was given.
+    """
+    try:
+        return np.dtype(dtype)
+    except TypeError:
+        raise ValueError(
+            f"{name}: {dtype!r} is neither a device ('cpu', 'cuda' or 'cuda:N') nor a dtype ('float32', 'float64')"
+        ) from None
 
 
 def is_device(name: object) -> bool:
@@ -175,7 +194,7 @@ def is_device(name: object) -> bool:
 
 def new(x: np.ndarray) -> Array:
     """`x`, where new tensors go: itself on the host, unless within ``with device(...)``."""
-    place = _new_tensors_go_to.get()
+    place = _new_tensors_go_to.get()[-1]
     return x if place is CPU else to_device(x, place)
 
 

@@ -97,6 +97,8 @@ def _gpu() -> str:
     have = "CuPy is missing" if cupy is None else f"CuPy {cupy} is there"
     if driver is None:
         return f"none: {have}, and an NVIDIA driver (libcuda) is missing. Everything else works without"
+    if int(driver.partition(".")[0]) < 12:
+        return f"not in use: there is a driver for CUDA {driver}, and CuPy's wheels need one for 12.0: update it"
     if cupy is None:
         return f"not in use: there is a driver for CUDA {driver}, CuPy is missing. {_command(_extra_for(driver))}"
     return f"does not work: there is a driver for CUDA {driver}, {have}, and {problem}. {_command(_extra_for(driver))}"

@@ -236,12 +236,7 @@ def to(input: Tensor, device: Any = None, dtype: Any = None) -> Tensor:
     if dtype is None and not backend.is_device(device):
         device, dtype = None, device
     if dtype is not None:
-        try:
-            dtype = np.dtype(dtype)
-        except TypeError:
-            raise ValueError(
-                f"to: {dtype!r} is neither a device ('cpu', 'cuda' or 'cuda:N') nor a dtype ('float32', 'float64')"
-            ) from None
+        dtype = backend.dtype_of("to", dtype)
     if dtype is not None and dtype != input.dtype:
         if dtype.kind in "fc" and input.dtype.kind in "fc":
             input = apply(TO_DTYPE, input, dtype=dtype)

@@ -168,6 +168,7 @@ def process_state() -> dict[str, Any]:
         **{f"engine.{name}": variable.get() for name, variable in CONTEXT.items()},
         "where new tensors go": backend._new_tensors_go_to.get(),
         "the number of threads": threads._requested,
+        "the workspace on a device": backend.max_workspace_size(),
         "np.geterr()": np.geterr(),
         "np.get_printoptions()": np.get_printoptions(),
         "the working directory": os.getcwd(),
@@ -181,6 +182,7 @@ def restore(state: dict[str, Any]) -> None:
         variable.set(state[f"engine.{name}"])
     backend._new_tensors_go_to.set(state["where new tensors go"])
     threads._requested = state["the number of threads"]
+    backend.set_max_workspace_size(state["the workspace on a device"])
     np.seterr(**state["np.geterr()"])
     np.set_printoptions(**state["np.get_printoptions()"])
     os.chdir(state["the working directory"])

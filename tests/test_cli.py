@@ -470,6 +470,7 @@ def test_doctor_withdraws_the_promise_of_equal_bits_without_threadpoolctl(monkey
     [
         (None, None, "x", "none: CuPy is missing, and an NVIDIA driver (libcuda) is missing. Everything else works"),
         (None, "cupy-cuda12x", "x", "none: CuPy 14.2.0 is there, and an NVIDIA driver (libcuda) is missing."),
+        ("11.8", None, "x", "not in use: there is a driver for CUDA 11.8, and CuPy's wheels need one for 12.0: update"),
         ("12.4", None, "x", "driver for CUDA 12.4, CuPy is missing. Add with: pip install -e '.[cuda12]'"),
         ("13.1", None, "x", "Add with: pip install -e '.[cuda13]'"),
         ("12.4", "cupy-cuda12x", "no libcublas", "does not work: there is a driver for CUDA 12.4, CuPy 14.2.0 is "

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from minicnn import nn
 from minicnn.engine import Parameter, Tensor
 from minicnn.optim import SGD, Adam, AdamW, RMSprop, optimizer
 
@@ -352,6 +353,16 @@ def test_zero_grad():
     assert p.grad.tolist() == [0] and kept.tolist() == [1] and q.grad is None
     o.zero_grad()
     assert p.grad is None
+
+
+@pytest.mark.host  # writes into arrays
+@pytest.mark.parametrize("owner", ["module", "optimiser"])
+def test_zeros_are_zeros_whatever_the_weights_and_gradients_are(owner):
+    layer = nn.Linear(2, 1)
+    layer.weight.data[0, 0], layer.weight.grad = np.nan, np.array([[np.inf, np.nan]], np.float32)
+    (layer if owner == "module" else SGD(layer.parameters(), lr=0.1)).zero_grad(set_to_none=False)
+    assert layer.weight.grad.tolist() == [[0, 0]] and layer.weight.grad.dtype == np.float32
+    assert layer.bias.grad is None
 
 
 def test_step_with_a_closure():

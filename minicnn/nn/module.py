@@ -248,7 +248,7 @@ class Module:
         """Move parameters and buffers, in place: to a device, a floating-point dtype (not integer buffers), or both."""
         if device is not None and dtype is None and not backend.is_device(device):
             device, dtype = None, device  # ``model.to("float64")``
-        dtype = None if dtype is None else np.dtype(dtype)
+        dtype = None if dtype is None else backend.dtype_of(f"{type(self).__name__}.to", dtype)
         if dtype is not None and dtype.kind not in "fc":
             raise TypeError(f"{type(self).__name__}.to: dtype is {dtype}, and must be a floating-point one")
 
@@ -279,7 +279,8 @@ class Module:
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients (or, with ``set_to_none=False``, make them zeros)."""
         for parameter in self.parameters():
-            parameter.grad = None if set_to_none or parameter.grad is None else 0 * parameter.data
+            gone = set_to_none or parameter.grad is None
+            parameter.grad = None if gone else backend.zeros_like(parameter.grad)
 
     def requires_grad_(self, requires_grad: bool = True) -> Module:
         """Switch all parameters on or off for `backward`."""

@@ -113,8 +113,7 @@ class Optimizer:
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:
-                    with backend.beside(p.grad):
-                        p.grad = None if set_to_none else backend.array_module(p.grad).zeros_like(p.grad)
+                    p.grad = None if set_to_none else backend.zeros_like(p.grad)
 
     def _check(self, p: Tensor, gradient: Array) -> None:
         backend.common_module(f"{self.name}.step", p.data, gradient)

@@ -114,7 +114,9 @@ def _today() -> str:
 def introduction(device: str, properties: cuda.Properties) -> str:
     """The device in a line, and whether it is a GPU."""
     p = properties
-    kind = "a real GPU" if p.is_gpu else "this is no GPU: an emulated device"
+    emulated = "this is no GPU: an emulated device"
+    unknown = "its name is none of a GPU's that is known here, so it is not taken for one"
+    kind = "a real GPU" if p.is_gpu else emulated if "no GPU" in p.name else unknown
     return (
         f"{device}: {p.name}, {p.memory / 2**30:.1f} GiB, driver {p.driver}, CUDA {p.cuda}, CuPy {p.cupy}, NumPy "
         f"{version('numpy')}; {kind}"

@@ -1,10 +1,13 @@
 """Devices: names, moving, mixing, crossings; on the strict double, whose strictness is tested in test_double.py."""
 
+import copy
+import threading
+
 import numpy as np
 import pytest
 
 import minicnn
-from minicnn import Parameter, Tensor, backend, models, nn, optim, weights
+from minicnn import Parameter, Tensor, backend, data, models, nn, optim, train, weights
 from minicnn import functional as F
 from minicnn.kernels import conv
 from tests.device import double
@@ -50,6 +53,27 @@ def test_new_tensors_go_to_the_device_that_surrounds_them(pretended):
         assert Tensor([1.0]).device == Parameter(np.ones(2)).device == "cuda:0"
         assert nn.BatchNorm2d(3).num_batches_tracked.device == "cuda:0"
     assert Tensor([1.0]).device == "cpu"
+
+
+def test_one_device_surrounds_two_threads_at_once():
+    """Each thread is in its own `with`, and leaves that, in whichever order they come and go."""
+    device, both = minicnn.device("cpu"), threading.Barrier(2, timeout=30)
+    places: list[tuple] = []
+
+    def work():
+        before = backend._new_tensors_go_to.get()
+        with device:
+            both.wait()
+            copy.deepcopy(device)
+        both.wait()
+        places.append((before, backend._new_tensors_go_to.get()))
+
+    workers = [threading.Thread(target=work) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert len(places) == 2 and all(before == after for before, after in places)
 
 
 def test_what_surrounds_does_not_move_results_or_other_tensors(pretended):
@@ -187,3 +211,36 @@ def test_a_convolution_on_a_device_keeps_to_the_workspace(pretended, monkeypatch
         layer(Tensor(images)).sum().backward()
     layer.to("cuda")(Tensor(images).to("cuda")).sum().backward()
     assert columns == 2 * [4 * 18 * 16 * 4] + 4 * [2 * 18 * 16 * 4]
+
+
+def training(place: str) -> train.Training:
+    """Of a small network with batch norm, Adam and a schedule, over two epochs of four steps."""
+    minicnn.manual_seed(1)
+    layers = nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 3)
+    model = nn.Sequential(*layers).to(place)
+    rng = np.random.default_rng(2)
+    images, labels = rng.standard_normal((24, 1, 8, 8)).astype(np.float32), rng.integers(0, 3, 24)
+    loader = data.DataLoader(data.ArrayDataset(images, labels), 6, shuffle=True, seed=3)
+    optimizer = optim.Adam(model.parameters(), lr=0.01)
+    schedule = optim.lr_scheduler.StepLR(optimizer, step_size=1)
+    return train.Training(model, loader, loader, optimizer, schedule, epochs=2, device=place)
+
+
+@pytest.mark.parametrize(("first", "second"), [("cuda:0", "cpu"), ("cpu", "cuda:0")])
+def test_a_training_begun_on_one_device_goes_on_on_another(pretended, first, second):
+    whole, begun = training("cpu"), training(first)
+    expected = whole.run()
+    begun.epochs = 1
+    begun.run()
+    arrays, facts = begun.state_dict()
+    assert all(type(array) is np.ndarray for array in arrays.values()), "a checkpoint's arrays are the host's"
+    resumed = training(second)
+    resumed.load_state_dict(arrays, facts)
+    found = resumed.run()
+    assert {backend.device_of(array) for array in resumed.model.state_dict().values()} == {second}
+    np.testing.assert_allclose(found["steps"]["loss"], expected["steps"]["loss"], rtol=1e-4)
+    assert found["epochs"][-1]["test_accuracy"] == expected["epochs"][-1]["test_accuracy"]
+    for name, array in resumed.model.state_dict().items():
+        np.testing.assert_allclose(
+            backend.to_host(array), whole.model.state_dict()[name], rtol=1e-3, atol=1e-5, err_msg=name
+        )

@@ -1,7 +1,8 @@
 """CuPy's wheel is installed, and there is no driver: everything on the CPU works, and what is missing is said.
 
 The wheel imports then, and fails at the first array. Here one is made up that does as much; where MINICNN_CUPY_WHEEL
-names a folder with the real one (``pip install --no-deps --target``), the same is asked of that.
+names a folder with the real one (``pip install --no-deps --target FOLDER cupy-cuda12x cuda-pathfinder``), the same is
+asked of that.
 """
 
 import os
