@@ -49,6 +49,7 @@ from .inspect import Memory, Summary, debug, facts, memory, summary
 from .inspect.memory import CONVENTIONS, OPTIMIZERS
 from .lab import EXPERIMENTS
 from .nn import Module
+from .train.sources import printable
 
 # ------------------------------------------------------------------------------------------------- command line
 
@@ -289,12 +290,12 @@ def make_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     option("--output", type=_checked(_new_folder), metavar="FOLDER", help="for the results (runs/MODEL-1, -2, ...)")
 
-    def add_folder_options(option: Callable[..., Any]) -> None:
+    def add_folder_options(option: Callable[..., Any], every: str, keep: str) -> None:
         option("--workers", type=_whole(0), metavar="N", help="threads that prepare images (2 for pictures, else 0)")
-        option("--checkpoint-every", **number, help="steps (the end of each epoch, and 5 minutes)")
-        option("--keep", **number, default=3, help="checkpoints (%(default)s)")
+        option("--checkpoint-every", **number, help=f"steps ({every})")
+        option("--keep", **number, help=f"checkpoints ({keep})")
 
-    add_folder_options(option)
+    add_folder_options(option, "the end of each epoch, and 5 minutes", "3")
 
     option = command(
         "resume", _resume, "go on with a training that was interrupted",
@@ -310,7 +311,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--lr", **rate,
         help="go on from the last good checkpoint with another learning rate, as it would have been at the start",
     )  # fmt: skip
-    add_folder_options(option)
+    add_folder_options(option, "as when it began", "as when it began")
 
     option = command(
         "step", _step, "step through a network's forward and backward pass in a web page",
@@ -486,8 +487,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _one_line(message: object) -> str:
     """What may have the name of a file in it, with whatever letters."""
-    line = " ".join(str(message).split())
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in line)
+    return printable(" ".join(str(message).split()))
 
 
 def _say(line: str) -> None:
@@ -538,7 +538,7 @@ class Display(Meter):
 
     def __init__(self, recipe: train.Recipe) -> None:
         super().__init__(sys.stdout)
-        self.recipe, self.steps = recipe, 0
+        self.recipe, self.steps, self.epochs = recipe, 0, 0
 
     def step(self, p: train.Progress) -> None:
         """A line, if it is time for one."""
@@ -552,6 +552,7 @@ class Display(Meter):
 
     def epoch(self, entry: dict[str, Any]) -> None:
         """A line that stays."""
+        self.epochs += 1
         self.shown = time.monotonic()
         self.clear()
         print(
@@ -582,6 +583,8 @@ def _training(recipe: train.Recipe, device: str | None, run: Callable[..., train
         done = run(device, display.step, display.epoch)
     finally:
         display.clear()
+    if not (display.steps or display.epochs):
+        print("nothing was left to train")
     print(f"{'trained and ' if display.steps else ''}tested in {time.perf_counter() - began:.1f} s")
     if done.stopped:
         print(f"stopped early: {done.stopped}")
@@ -672,8 +675,7 @@ def _resume(arguments: argparse.Namespace) -> int:
             folder, *how, root=arguments.root, download=arguments.download, workers=arguments.workers, lr=arguments.lr
         )
 
-    verb = "nothing is left to train of" if (folder.path / "history.json").exists() else "going on with"
-    return _results(_training(folder.recipe(), arguments.device, run, verb), folder.path)
+    return _results(_training(folder.recipe(), arguments.device, run, "resuming"), folder.path)
 
 
 def _results(run: train.Run, folder: Path) -> int:

@@ -230,6 +230,54 @@ def test_options_change_a_preset_or_a_config(here, capsys):
     assert "stopped early: 2 steps are done" in capsys.readouterr().out
 
 
+def test_resume_says_that_nothing_was_left_when_it_is_known(here, capsys):
+    """Not of a run that it refuses to go on with."""
+    assert cli.main(["train", "lenet5", "--images", "64", "--epochs", "1", "--output", "run"]) == 0
+    assert "nothing was left" not in capsys.readouterr().out
+    assert cli.main(["resume", "run"]) == 0
+    assert "\nnothing was left to train\ntested in " in capsys.readouterr().out
+    config = here / "run" / "config.json"
+    config.write_text(config.read_text().replace('"epochs": 1', '"epochs": 2'))
+    assert cli.main(["resume", "run"]) == 1
+    out, err = capsys.readouterr()
+    assert "nothing" not in out and "epochs is 2, and was 1 when this run began" in err
+
+
+def test_resume_has_checkpoints_as_when_the_run_began(here, capsys, monkeypatch):
+    """Unless it is told otherwise."""
+
+    class Stop(train.Callback):
+        def step(self, training, progress):
+            if training.updates == self.at:
+                raise RuntimeError("stop")
+
+    stop, training = Stop(), train.runs.Training
+    monkeypatch.setattr(
+        train.runs, "Training", lambda *a, **k: training(*a, **{**k, "callbacks": [stop, *k["callbacks"]]})
+    )
+
+    def steps():
+        return [int(path.stem[5:]) for path in train.Checkpoints(here / "run" / "checkpoints").paths()]
+
+    stop.at = 6
+    argv = ["train", "lenet5", "--images", "160", "--batch-size", "16", "--epochs", "1", "--output", "run"]
+    assert cli.main([*argv, "--checkpoint-every", "1", "--keep", "5"]) == 1
+    assert steps() == [5, 4, 3, 2, 1]
+    stop.at = 8
+    assert cli.main(["resume", "run"]) == 1
+    assert steps() == [7, 6, 5, 4, 3]
+    stop.at = 10
+    assert cli.main(["resume", "run", "--checkpoint-every", "2", "--keep", "2"]) == 1
+    assert steps() == [8, 7]
+    assert cli.main(["resume", "run", "--checkpoint-every", "3"]) == 1
+    assert steps() == [9, 8, 7]
+    facts = here / "run" / "environment.json"
+    facts.write_text(json.dumps(json.loads(facts.read_text()) | {"every": "1", "keep": -1}))  # as if it said nothing
+    stop.at = 0
+    assert cli.main(["resume", "run"]) == 0
+    assert steps() == [10, 9, 8]
+
+
 def test_resume_from_the_command_line(here, capsys):
     assert cli.main(["train", "lenet5", "--images", "64", "--epochs", "1", "--output", "run"]) == 0
     before = (here / "run" / "weights.npz").read_bytes()

@@ -1,12 +1,14 @@
 """Interruption: whatever ends a run, it goes on bit for bit, and nothing that was saved is lost."""
 
 import copy
+import dataclasses
 import errno
 import json
 import math
 import os
 import random
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -97,17 +99,24 @@ def test_killed_while_something_is_written(whole, tmp_path, die):
     assert not list(folder.rglob("*.part"))
 
 
+def size(folder):
+    log = folder / "log.jsonl"
+    return log.stat().st_size if log.exists() else 0
+
+
 def kill_at_random(folder, seed, kills, entries=()):
-    """Start a run, and kill and resume it, each time after a random time; how often it was really killed."""
+    """Start a run, and kill and resume it, each time a random time after its first line in the log; how often it was
+    really killed."""
     draw, killed, verb = random.Random(seed), 0, "start"
     while True:
         argv = [sys.executable, DRIVER, verb, folder, *(entries if verb == "start" else ())]
         with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
-            while not (folder / "config.json").exists() and process.poll() is None:
+            least = size(folder)
+            while size(folder) <= least and process.poll() is None:  # until something has been done
                 time.sleep(0.002)
+                least = min(least, size(folder))  # it is cut back to the checkpoint first
             if killed < kills:
-                wait = draw.uniform(0, 0.4) if verb == "start" else draw.uniform(0.3, 0.9)
-                deadline = time.monotonic() + wait
+                deadline = time.monotonic() + draw.uniform(0, 0.3)
                 while time.monotonic() < deadline and process.poll() is None:
                     time.sleep(0.002)
                 process.kill()
@@ -386,6 +395,28 @@ def test_a_run_is_not_written_over(tiny, tmp_path):
     with pytest.raises(ValueError, match="has a run in it: go on with it by minicnn resume"):
         train.run(tiny, folder=tmp_path / "run")
     assert outcome_files(tmp_path / "run") == before
+
+
+def test_where_the_best_weights_are_gone_the_best_since_are_kept(tiny, tmp_path):
+    """Another rate is taken from a step before them. Those of before that step were better: they are gone too."""
+
+    class Stop(train.Callback):
+        def step(self, training, progress):
+            if training.updates == 4:
+                raise RuntimeError("stop")
+
+    def best():
+        _, facts = weights.read(run / "best.npz")
+        return float(facts["test_loss"]), int(facts["step"])
+
+    run, recipe = tmp_path / "run", dataclasses.replace(tiny, evaluate_every=1, epochs=2)
+    folder = train.RunFolder(run, every=2)
+    with pytest.raises(RuntimeError, match="stop"):
+        train.run(recipe, folder=folder, callbacks=[Stop()])
+    assert best()[1] == 3 and folder.checkpoints.paths()[0].name == "step-000000002.npz"
+    done = train.resume(run, lr=100)  # which learns nothing any more
+    judged = [(entry["test_loss"], entry["step"]) for entry in done.history["evaluations"]]
+    assert min(judged[:2]) < min(judged[2:]) == best()
 
 
 def outcome_files(folder):
@@ -689,6 +720,46 @@ def test_checkpoints_that_are_damaged_or_hostile(tiny, tmp_path):
 @pytest.mark.long
 def test_ten_thousand_checkpoints(tiny, tmp_path):
     fuzz_checkpoint(tiny, tmp_path, 10_000, 2)
+
+
+def test_a_checkpoint_is_on_the_disk_before_its_name_and_its_name_before_anything_else(tmp_path, monkeypatch):
+    calls, fsync, replace = [], os.fsync, os.replace
+
+    def syncing(handle):
+        calls.append("folder" if stat.S_ISDIR(os.fstat(handle).st_mode) else "file")
+        if calls[-1] == "folder":
+            assert os.path.samestat(os.fstat(handle), tmp_path.stat())
+        fsync(handle)
+
+    def replacing(source, target):
+        calls.append(f"replace {Path(target).name}")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", syncing)
+    monkeypatch.setattr(os, "replace", replacing)
+    kept = train.Checkpoints(tmp_path, keep=1)
+    unlink = Path.unlink
+    monkeypatch.setattr(Path, "unlink", lambda self, **how: (calls.append(f"remove {self.name}"), unlink(self, **how)))
+    for number in range(2):
+        kept.save(number, {"a": np.zeros(3)}, {})
+    removed = [call for call in calls if call == "folder" or "step-" in call or call == "file"]
+    first, second = "step-000000000.npz", "step-000000001.npz"
+    assert removed == [
+        "file", f"replace {first}", "folder", "file", f"replace {second}", "folder", f"remove {first}"
+    ]  # fmt: skip
+
+
+def test_numbers_of_another_type_are_refused():
+    """A cast would not give the bits of before."""
+    model = train_driver.tiny()
+    training = train.Training(model, sources.DataLoader(train_driver.Dots(), 8, seed=1), None, sources_optimizer(model))
+    arrays, facts = training.state_dict()
+    name, before = "model.conv.weight", model.state_dict()["conv.weight"].copy()
+    other = {**arrays, name: arrays[name].astype(np.float64) + 1}
+    with pytest.raises(ValueError, match=r"conv\.weight is float64, and the network's is float32"):
+        training.load_state_dict(other, facts)
+    np.testing.assert_array_equal(model.state_dict()["conv.weight"], before)
+    training.load_state_dict(arrays, facts)
 
 
 def test_a_checkpoint_says_what_was_written(tmp_path, rng):

@@ -4,6 +4,8 @@ import dataclasses
 import itertools
 import json
 import math
+import os
+import sys
 import warnings
 
 import numpy as np
@@ -342,6 +344,133 @@ def test_the_error_names_the_last_good_checkpoint(small, tmp_path, kind, monkeyp
     assert "with --lr X at another learning rate" in str(caught.value) and "--clip-norm" not in str(caught.value)
 
 
+def names(folder):
+    return [path.name for path in train.RunFolder(folder).checkpoints.paths()]
+
+
+def too_large(folder):
+    """A run whose first step makes weights that are finite, and far too large for a second."""
+    options = "--images 96 --batch-size 32 --hold-back 64 --epochs 1 --optimizer sgd --schedule constant"
+    how = ["--option", "width=0.5", "--checkpoint-every", "1", "--lr", "1e25", "--output", str(folder)]
+    return ["train", "resnet20", *options.split(), *how]
+
+
+def test_a_checkpoint_whose_next_step_diverges_is_set_aside(tmp_path, capsys, monkeypatch):
+    """Its weights are finite, and no learning rate helps against them."""
+    monkeypatch.setattr(threads, "_requested", None)
+    run = tmp_path / "run"
+    assert cli.main(too_large(run)) == 1
+    err = capsys.readouterr().err
+    kept = run / "checkpoints"
+    assert f"The checkpoint of step 1 led there at once and is now {kept / 'step-000000001.npz.bad'}. The last" in err
+    assert f"The last good checkpoint is {kept / 'step-000000000.npz'}: 'minicnn resume {run}' goes on" in err
+    assert err.count("\n") == 1 and names(run) == ["step-000000000.npz"]
+    assert cli.main(["resume", str(run)]) == 1  # the same again, bit for bit
+    assert capsys.readouterr().err == err and names(run) == ["step-000000000.npz"]
+    assert [path.name for path in kept.glob("*.bad")] == ["step-000000001.npz.bad"]
+    assert cli.main(["resume", str(run), "--lr", "0.001"]) == 0
+    assert rates(run) == [0.001] * 3
+
+
+def diverge(at, monkeypatch):
+    """Let trainings have a loss that is not finite in the step after `at`."""
+    original = train.Training._problem
+
+    def found(training, *numbers):
+        return ("the loss is nan", train.NonFiniteLoss) if training.updates == at else original(training, *numbers)
+
+    monkeypatch.setattr(train.Training, "_problem", found)
+
+
+def test_what_is_not_the_checkpoints_fault_leaves_it_there(small, tmp_path, monkeypatch):
+    """It diverged later; it is the only one that is whole; the images are not finite."""
+    recipe = train.Recipe(epochs=1, images=192)  # three steps
+    with monkeypatch.context() as patch:
+        diverge(2, patch)
+        later = train.RunFolder(tmp_path / "later", every=10)
+        with pytest.raises(train.NonFiniteLoss, match=r"The last good checkpoint is .*step-000000000\.npz: "):
+            train.run(recipe, folder=later)
+    with monkeypatch.context() as patch:
+        diverge(0, patch)
+        only = train.RunFolder(tmp_path / "only", every=1)
+        with pytest.raises(train.NonFiniteLoss, match=r"The last good checkpoint is .*step-000000000\.npz: "):
+            train.run(recipe, folder=only)
+    assert names(tmp_path / "later") == names(tmp_path / "only") == ["step-000000000.npz"]
+
+    original = train.Training._run_group
+
+    def blackened(training, group):
+        for images, _ in group if training.updates == 2 else ():
+            images[0] = np.nan
+        original(training, group)
+
+    monkeypatch.setattr(train.Training, "_run_group", blackened)
+    with pytest.raises(train.NonFiniteLoss, match=r"images were not finite .*last good checkpoint is .*-000000002\."):
+        train.run(recipe, folder=train.RunFolder(tmp_path / "images", every=1))
+    assert names(tmp_path / "images")[0] == "step-000000002.npz"
+
+
+def test_a_damaged_checkpoint_is_not_called_the_last_good_one(small, tmp_path, monkeypatch):
+    class Spoil(train.Callback):
+        def safe(self, training):
+            if training.updates == 1:
+                (tmp_path / "run" / "checkpoints" / "step-000000000.npz").write_bytes(b"")
+
+    diverge(1, monkeypatch)
+    folder = train.RunFolder(tmp_path / "run", every=1)
+    with pytest.raises(train.NonFiniteLoss, match=r"The last good checkpoint is .*step-000000001\.npz: "):
+        train.run(train.Recipe(epochs=1, images=192), folder=folder, callbacks=[Spoil()])
+
+
+def best_of(run):
+    _, facts = minicnn_weights.read(run / "best.npz")
+    return int(facts["step"]), float(facts["test_loss"])
+
+
+def test_the_best_weights_are_not_of_a_branch_that_was_given_up(small, tmp_path, monkeypatch):
+    """With another rate from a step before them they are gone, and the next evaluation writes the first of the new
+    branch; without another rate they stay."""
+    recipe = train.Recipe(epochs=2, images=192, lr=0.003, evaluate_every=1)  # six steps
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        diverge(2, patch)
+        with pytest.raises(train.NonFiniteLoss):
+            train.run(recipe, folder=train.RunFolder(run, every=10))
+    assert best_of(run)[0] > 0 and names(run) == ["step-000000000.npz"]
+    before = (run / "best.npz").read_bytes()
+
+    class Stop(train.Callback):
+        def step(self, training, progress):
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        train.resume(run, callbacks=[Stop()])
+    assert (run / "best.npz").read_bytes() == before
+    with pytest.raises(RuntimeError, match="stop"):
+        train.resume(run, lr=1e-4, callbacks=[Stop()])
+    assert not (run / "best.npz").exists()
+    done = train.resume(run)
+    judged = [(entry["test_loss"], entry["step"]) for entry in done.history["evaluations"]]
+    assert best_of(run) == min(judged)[::-1] and rates(run)[0] == 1e-4
+
+
+def test_the_best_weights_from_before_another_rate_stay(small, tmp_path, monkeypatch):
+    recipe = train.Recipe(epochs=2, images=192, lr=0.003, evaluate_every=1)
+    run = tmp_path / "run"
+
+    class Stop(train.Callback):
+        def step(self, training, progress):
+            if training.updates == 4:
+                raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        train.run(recipe, folder=train.RunFolder(run, every=1), callbacks=[Stop()])
+    before, step = (run / "best.npz").read_bytes(), best_of(run)[0]
+    assert 0 < step <= 3 and names(run)[0] == "step-000000003.npz"
+    train.resume(run, lr=1e3)  # which learns nothing any more
+    assert (run / "best.npz").read_bytes() == before
+
+
 def rates(folder):
     return [line["lr"] for line in lines_of(folder) if line["event"] == "step"]
 
@@ -389,7 +518,7 @@ def test_going_on_from_the_last_good_checkpoint_with_a_smaller_rate(small, tmp_p
         train.run(recipe, folder=train.RunFolder(run, every=1), callbacks=[crash])
     crash.at = 6
     with pytest.raises(train.NonFiniteLoss):
-        train.resume(train.RunFolder(run), lr=0.02, callbacks=[crash])
+        train.resume(train.RunFolder(run, every=100), lr=0.02, callbacks=[crash])
     done = train.resume(train.RunFolder(run))  # from the checkpoint that was written when the rate was changed
     np.testing.assert_allclose(done.history["steps"]["lr"], [*whole[:4], *(np.array(whole[4:]) / 10)])
     events = [(line["step"], line["lr"]) for line in lines_of(run) if line["event"] == "rate"]
@@ -642,7 +771,8 @@ def test_train_on_a_folder_of_photographs(photographs, tmp_path, capsys, monkeyp
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["data"] == str(photographs)  # the run goes on from wherever
     out = capsys.readouterr().out
-    assert out.startswith("nothing is left to train of resnet20 on photographs") and "\ntested in " in out
+    assert out.startswith("resuming resnet20 on photographs with adam: ")
+    assert "\nnothing was left to train\ntested in " in out
     for name in ("weights.npz", "best.npz"):
         weights = str(tmp_path / "run" / name)
         assert cli.main(["classify", "resnet20", "--weights", weights, str(photographs / "blue" / "00.jpg")]) == 0
@@ -672,6 +802,28 @@ def test_a_name_with_a_new_line_makes_no_new_line(photographs, tmp_path, capsys,
     assert err.startswith("minicnn: note: ") and err.count("\n") == 1 and "\x1b" not in err
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes")
+def test_classes_with_odd_names(photographs, tmp_path, capsys, monkeypatch):
+    """Letters that are none of UTF-8, an escape and a new line: trained, shown and drawn; the weights have them as they
+    are."""
+    monkeypatch.setattr(threads, "_requested", None)
+    odd = [os.fsdecode(b"caf\xe9"), "new\nline\x1b[2J"]
+    for plain, name in zip(("blue", "red"), odd, strict=True):
+        (photographs / plain).rename(photographs / name)
+    root = photographs.rename(tmp_path / os.fsdecode(b"pictures\x1b\xe9"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        assert cli.main([*COMMAND, "--data", str(root), "--lr", "1e-9", "--output", str(tmp_path / "run")]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("training resnet20 on pictures\ufffd\ufffd with adam")
+    assert out.splitlines()[-1].startswith("held-back accuracy ") and out.encode()  # no lone surrogates
+    assert "\x1b" not in out + err and ("caf\ufffd" in out or "new\ufffdline\ufffd[2J" in out)
+    if report.missing() is None:
+        assert (tmp_path / "run" / "page.png").read_bytes().startswith(b"\x89PNG")
+    for name in ("weights.npz", "best.npz"):
+        assert json.loads(minicnn_weights.read(tmp_path / "run" / name)[1]["class_names"]) == odd
+
+
 def test_a_picture_that_could_not_be_resized_is_broken(photographs):
     """The scan sees pictures as the training does; this one is whole, but would be 36 × 36 million pixels."""
     from PIL import Image
@@ -691,6 +843,16 @@ def test_so_many_photographs_and_no_more(photographs):
         pytest.raises(ValueError, match="images is 21: it must be from 1 to 20, the images there are to train on"),
     ):
         sources.load(dataclasses.replace(recipe, images=21))
+    with (  # the same numbers, however many are asked for
+        pytest.warns(UserWarning, match="skipped 1"),
+        pytest.raises(ValueError, match="images is 25: it must be from 1 to 20, the images there are to train on"),
+    ):
+        sources.load(dataclasses.replace(recipe, images=25))
+    with (
+        pytest.warns(UserWarning, match="skipped 1"),
+        pytest.raises(ValueError, match="hold_back is 24: some of 24 images must be left to train on"),
+    ):
+        sources.load(dataclasses.replace(recipe, images=None, hold_back=24))
 
 
 def test_a_recipe_for_small_images_is_not_for_photographs(photographs):

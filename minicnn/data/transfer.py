@@ -6,12 +6,13 @@ No server may make a download hang, swell or end halfway: each has a time and a 
 from __future__ import annotations
 
 import http.client
+import io
 import queue
 import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -40,7 +41,14 @@ def chunks(url: str, size: int | None) -> Iterator[bytes]:
         Refused: it does not, or is not there.
     """
     began, received = time.monotonic(), 0
+
+    def check_time() -> None:
+        took = time.monotonic() - began
+        if took > GRACE + received / SLOWEST:
+            raise Refused(f"too slow, {received} bytes in {took:.0f} seconds")
+
     with _open(url) as response:
+        response.fp = io.BufferedReader(_Watched(response.fp, check_time))
         while True:
             with _network():
                 chunk = response.read1(CHUNK)
@@ -49,12 +57,31 @@ def chunks(url: str, size: int | None) -> Iterator[bytes]:
             received += len(chunk)
             if received > (MAX_BYTES if size is None else size):
                 raise Refused(f"sends more than the {MAX_BYTES if size is None else size} bytes expected")
-            took = time.monotonic() - began
-            if took > GRACE + received / SLOWEST:
-                raise Refused(f"too slow, {received} bytes in {took:.0f} seconds")
+            check_time()
             yield chunk
     if size is not None and received < size:
         raise Refused(f"cut off, sent {received} of {size} bytes")
+
+
+class _Watched(io.RawIOBase):
+    """`stream`, with a `check` before each wait for more.
+
+    A chunked answer has lines that are no content (sizes, trailers). While they come, `read1` does not return.
+    """
+
+    def __init__(self, stream: Any, check: Callable[[], None]):
+        self._stream, self._check = stream, check
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        self._check()
+        return self._stream.readinto1(buffer)
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
 
 
 def _open(url: str) -> Any:

@@ -26,6 +26,7 @@ from .. import weights
 FACTS = "__facts__"  # in the metadata
 DIGITS = 64  # of a SHA-256
 NAME = re.compile(r"step-(\d{9})\.npz")
+BAD = ".bad"  # at the end of the name of one that was set aside
 MAX_BYTES = 1 << 33
 
 Arrays = dict[str, np.ndarray]
@@ -144,6 +145,22 @@ class Checkpoints:
             return []
         return sorted((path for path in self.folder.iterdir() if NAME.fullmatch(path.name)), reverse=True)
 
+    def whole(self) -> list[Path]:
+        """Those that are not damaged, the newest first."""
+
+        def is_whole(path: Path) -> bool:
+            try:
+                verify(path)
+            except (CheckpointError, OSError):
+                return False
+            return True
+
+        return list(filter(is_whole, self.paths()))
+
+    def path(self, number: int) -> Path:
+        """Where the checkpoint of step `number` is, if there is one."""
+        return self.folder / f"step-{number:09}.npz"
+
     def save(self, number: int, arrays: Arrays, facts: Facts) -> Path:
         """Write the checkpoint of step `number`, then remove the oldest.
 
@@ -151,7 +168,7 @@ class Checkpoints:
             OSError: it cannot be written: the disk is full, say. Those of before are still there.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / f"step-{number:09}.npz"
+        path = self.path(number)
         try:
             write(path, arrays, facts)
         except OSError as error:
@@ -166,6 +183,23 @@ class Checkpoints:
         for old in self.paths()[self.keep :]:
             old.unlink(missing_ok=True)
         return path
+
+    def set_aside(self, path: Path) -> Path | None:
+        """Give a checkpoint that leads nowhere another name, so that the one before is taken; its new name.
+
+        The only whole one stays, and None comes back. Of those set aside the latest is kept.
+
+        Raises:
+            OSError: it cannot be renamed.
+        """
+        if not [other for other in self.whole() if other != path]:
+            return None
+        for old in self.folder.glob(f"*{BAD}"):
+            old.unlink(missing_ok=True)
+        aside = path.with_name(path.name + BAD)
+        os.replace(path, aside)
+        sync_folder(self.folder)
+        return aside
 
     def load(self) -> Iterator[tuple[Path, Arrays, Facts]]:
         """The newest checkpoint that is whole; asked again, the one before. Broken ones are told of in a warning."""

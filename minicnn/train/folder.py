@@ -1,11 +1,12 @@
 """The folder of a run: its config, environment, log and checkpoints, and one process at a time.
 
     config.json       the recipe (`recipe.Recipe`)
-    environment.json  versions, the machine, the command; informs, and decides nothing
+    environment.json  versions, the machine, the command; informs, and has what a resumption takes where it is not told
     log.jsonl         a line of JSON for each step, evaluation, epoch, skipped step and change of the learning rate
     log.csv           the same as a table
-    checkpoints/      the latest few (`checkpoint`)
-    best.npz          the weights with the lowest loss so far on the images that judge
+    checkpoints/      the latest few (`checkpoint`), and the latest that led nowhere, under another name
+    best.npz          the weights with the lowest loss so far on the images that judge; where another learning rate is
+                      taken from a step before that, those are gone, and it is the lowest loss since
     weights.npz, history.json, page.png: at the end (`results`)
 
 A log is cut back to where it was at the checkpoint that a run goes on from, so nothing is in it twice. What is not
@@ -35,9 +36,9 @@ from typing import Any
 
 import numpy as np
 
-from .. import backend, threads, weights
+from .. import backend, cuda, threads, weights
 from .checkpoint import Checkpoints, sync_folder
-from .divergence import NonFiniteLoss, NonFiniteWeights, advice, first_bad_weight
+from .divergence import PICTURES, NonFiniteLoss, NonFiniteWeights, advice, first_bad_weight
 from .loop import Callback, Progress, Training
 from .measure import Evaluation
 from .recipe import Recipe, read_config
@@ -47,6 +48,7 @@ COLUMNS = (
     "test_top5_error", "seconds", "images_per_second", "reason",
 )  # fmt: skip
 TIMES = ("seconds", "images_per_second")  # what differs from run to run
+KEPT = 3  # checkpoints
 MINUTES = 5.0  # between checkpoints, where no number of steps is asked for
 
 
@@ -68,15 +70,17 @@ class RunFolder(Callback):
     Args:
         path: of the folder.
         every: steps between checkpoints; left out, one at each epoch's end and one when `MINUTES` have passed.
-        keep: checkpoints.
+        keep: checkpoints; left out, `KEPT`.
+
+    Where a run goes on, what is left out is as when it began.
     """
 
-    def __init__(self, path: str | os.PathLike[str], every: int | None = None, keep: int = 3):
+    def __init__(self, path: str | os.PathLike[str], every: int | None = None, keep: int | None = None):
         for name, count in (("every", every), ("keep", keep)):
             if count is not None and count < 1:
                 raise ValueError(f"{name} is {count}, and must be at least 1")
-        self.path, self.every = Path(path), every
-        self.checkpoints = Checkpoints(self.path / "checkpoints", keep)
+        self.path, self.every, self.keep = Path(path), every, keep
+        self.checkpoints = Checkpoints(self.path / "checkpoints", KEPT if keep is None else keep)
         self.facts: dict[str, Any] = {}  # go into every checkpoint, and must be the same when a run goes on
         self.description: dict[str, Any] = {}  # goes into best.npz, as into weights.npz
         self.saved = -1  # the step of the latest checkpoint
@@ -97,8 +101,9 @@ class RunFolder(Callback):
         if (self.path / "config.json").exists() or self.checkpoints.paths():
             raise ValueError(f"{self.path}: has a run in it: go on with it by minicnn resume, or choose another folder")
         self.path.mkdir(parents=True, exist_ok=True)
+        facts = {**environment(device, workers, root), "every": self.every, "keep": self.checkpoints.keep}
         with weights.replacing(self.path / "environment.json") as file:
-            file.write(json.dumps(environment(device, workers, root), indent=1).encode())
+            file.write(json.dumps(facts, indent=1).encode())
         with weights.replacing(self.path / "config.json") as file:  # last: from here on it can be resumed
             file.write(recipe.to_json().encode())
         sync_folder(self.path)
@@ -121,6 +126,14 @@ class RunFolder(Callback):
         except (OSError, ValueError, RecursionError):
             return {}
         return found if type(found) is dict else {}
+
+    def take_counts(self, before: dict[str, Any]) -> None:
+        """Have checkpoints as in `before`, which `began_with` gave, where nothing else was asked for."""
+        counts = {name: n for name in ("every", "keep") if type(n := before.get(name)) is int and n >= 1}
+        if self.every is None:
+            self.every = counts.get("every")
+        if self.keep is None:
+            self.checkpoints.keep = counts.get("keep", KEPT)
 
     def restore(self, training: Training) -> int:
         """Put `training` where the newest whole checkpoint was; the step, 0 where there is none.
@@ -246,14 +259,26 @@ class RunFolder(Callback):
             try:
                 yield
             except NonFiniteLoss as error:
-                kept = self.checkpoints.paths()
+                aside = self._set_aside(training, error)
+                last = next(iter(self.checkpoints.whole()), "missing")
                 raise type(error)(
-                    f"{error}. The last good checkpoint is {kept[0]}: 'minicnn resume {self.path}' goes on from it, "
-                    "with --lr X at another learning rate"
+                    f"{error}. {aside}The last good checkpoint is {last}: 'minicnn resume {self.path}' goes on from "
+                    "it, with --lr X at another learning rate"
                 ) from error
             finally:
                 self._in_training = False
                 self._logs = {}
+
+    def _set_aside(self, training: Training, error: NonFiniteLoss) -> str:
+        """Set the checkpoint aside whose very next step diverged: its weights are finite, and still no learning rate
+        helps, as the loss of that step does not depend on any. What was done, a sentence or nothing."""
+        path, aside = self.checkpoints.path(training.updates), None
+        if path.exists() and PICTURES not in str(error):
+            with suppress(OSError):  # it is what diverged that has to be told
+                aside = self.checkpoints.set_aside(path)
+        if aside is None:
+            return ""
+        return f"The checkpoint of step {training.updates} led there at once and is now {aside}. "
 
     def set_rate(self, training: Training, lr: float) -> None:
         """Let the rest of a run have another learning rate, and note that in log and checkpoint.
@@ -265,8 +290,20 @@ class RunFolder(Callback):
         if training.over:
             raise ValueError(f"{self.path}: the run is over, and another learning rate has nothing to change")
         training.set_rate(lr)
+        abandoned = self._best_is_later(training.updates)
+        if abandoned:  # the next evaluation is the first that is known of this branch
+            training.best = None
         self._write("rate", step=training.updates, lr=lr)
         self.save(training)
+        if abandoned:
+            (self.path / "best.npz").unlink(missing_ok=True)
+
+    def _best_is_later(self, step: int) -> bool:
+        """Whether best.npz was written after `step`: by what is abandoned when another rate is taken from there on."""
+        try:
+            return int(weights.read(self.path / "best.npz")[1]["step"]) > step
+        except (OSError, KeyError, ValueError):
+            return False
 
     def save(self, training: Training) -> None:
         """Write a checkpoint.
@@ -374,7 +411,9 @@ def installed(name: str) -> str | None:
 
 
 def environment(device: str, workers: int, root: str | os.PathLike[str] | None) -> dict[str, Any]:
-    """Versions, the machine and the command, for who looks at a run later."""
+    """Versions, the machine and the command, for who looks at a run later; of a CUDA device also what it is."""
+    place = backend.device(device)
+    is_cuda = place.type == "cuda"
     return {
         "minicnn": sys.modules[__name__.partition(".")[0]].__version__,
         "python": platform.python_version(),
@@ -384,7 +423,8 @@ def environment(device: str, workers: int, root: str | os.PathLike[str] | None) 
         "machine": platform.machine(),
         "processors": os.cpu_count(),
         "threads": threads.get_num_threads(),
-        "device": str(backend.device(device)),
+        "device": str(place),
+        "properties": cuda.properties(place)._asdict() if is_cuda else None,  # whether it is a GPU, driver, CuPy
         "workers": workers,
         "root": None if root is None else os.path.abspath(root),
         "command": sys.argv,

@@ -95,6 +95,7 @@ def resume(
                 f"the run began on {device}, which does not work here: {problem}. On the processor it goes on by "
                 "--device cpu (device='cpu'); the last bits may differ"
             )
+    kept.take_counts(before)
     root = root or (before["root"] if isinstance(before.get("root"), str) else None)
     hooks = [_Functions(on_step, on_epoch), *callbacks]
     return _run(recipe, device, hooks, kept, root, download, workers, True, lr)

@@ -50,7 +50,7 @@ class Data:
     """What there is to train on and to judge by."""
 
     title: str
-    classes: tuple[str, ...]
+    classes: tuple[str, ...]  # as they are shown
     channels: int
     side: int
     train: Any  # as it is, without random changes
@@ -63,7 +63,7 @@ class Data:
     def fingerprint(self) -> str:
         """What tells whether the data are those of before: numbers, labels, and names and sizes of files."""
         name = "" if isinstance(self.train.dataset, ImageFolder) else self.title  # a folder may get another name
-        digest = hashlib.sha256(repr((name, self.classes, self.channels, self.side)).encode())
+        digest = hashlib.sha256(repr((name, self._names(), self.channels, self.side)).encode())
         for part in (self.train, self.judged_by):
             whole: Any = part
             indices = np.arange(len(part))
@@ -78,7 +78,11 @@ class Data:
 
     def description(self) -> dict[str, Any]:
         """What a file of weights says of them, to be used without them: classes, and how pictures are prepared."""
-        return {"class_names": list(self.classes), **self.facts}
+        return {"class_names": list(self._names()), **self.facts}
+
+    def _names(self) -> tuple[str, ...]:
+        """The classes, with whatever letters folders have."""
+        return tuple(self.train.dataset.classes)
 
     def loaders(self, recipe: Recipe, generator: np.random.Generator, workers: int) -> tuple[DataLoader, DataLoader]:
         """The loader of the training images, whose seed is drawn from `generator`, and that of the judge."""
@@ -126,7 +130,14 @@ def located(recipe: Recipe) -> Recipe:
 
 def title(recipe: Recipe) -> str:
     """The name of the data."""
-    return os.path.basename(os.path.abspath(recipe.data)) if is_folder(recipe) else SETS[recipe.data].__name__
+    if is_folder(recipe):
+        return printable(os.path.basename(os.path.abspath(recipe.data)))
+    return SETS[recipe.data].__name__
+
+
+def printable(text: str) -> str:
+    """What may have the name of a file or folder in it, with whatever letters, as it can be shown."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 
 def load(recipe: Recipe, root: str | os.PathLike[str] | None = None, download: bool = False) -> Data:
@@ -169,12 +180,9 @@ def _network_side(recipe: Recipe, channels: int) -> tuple[int, int]:
     return model.input_size, model.smallest
 
 
-def _counts(recipe: Recipe, total: int) -> tuple[int, int]:
-    """How many images may be trained on, and how many are."""
-    last = total - recipe.hold_back
-    if recipe.hold_back < 0 or last < 1:
+def _check_hold_back(recipe: Recipe, total: int) -> None:
+    if not 0 <= recipe.hold_back < total:
         raise ValueError(f"hold_back is {recipe.hold_back}: some of {total} images must be left to train on")
-    return last, _count(recipe, last)
 
 
 def _count(recipe: Recipe, there_are: int) -> int:
@@ -200,8 +208,9 @@ def _augmented(how: str, recipe: Recipe, view: list[Any], side: int) -> list[Any
 # --------------------------------------------------------------------------------------- images that are in memory
 
 def _arrays(recipe: Recipe, kind: Any, everything: Any, test: Any) -> Data:
-    last, count = _counts(recipe, len(everything))
-    train = Subset(everything, np.arange(count))
+    _check_hold_back(recipe, len(everything))
+    last = len(everything) - recipe.hold_back
+    train = Subset(everything, np.arange(_count(recipe, last)))
     judged_by = test if test is not None else Subset(everything, np.arange(last, len(everything)))
     channels = everything.images.shape[1] if everything.images.ndim == 4 else 1
     native = everything.images.shape[-1] + 2 * recipe.pad
@@ -287,7 +296,7 @@ def _view(recipe: Recipe) -> tuple[int, int]:
 
 
 def _pictures(recipe: Recipe, side: int, resize: int, folder: ImageFolder, test: ImageFolder | None) -> Data:
-    _counts(recipe, len(folder))
+    _check_hold_back(recipe, len(folder))
     how = recipe.augment or "photos"
     view: list[Any] = [Resize(resize), CenterCrop(side)]
 
@@ -307,7 +316,7 @@ def _pictures(recipe: Recipe, side: int, resize: int, folder: ImageFolder, test:
         indices = np.sort(np.random.default_rng((recipe.seed, 2016)).choice(indices, count, replace=False))
     normalize = Normalize(folder.MEAN, folder.STD)
     return Data(
-        type(folder).__name__ if not is_folder(recipe) else title(recipe), tuple(folder.classes), folder.channels, side,
-        Subset(plain, indices), judged_by, normalize, normalize, Subset(augmented, indices),
+        type(folder).__name__ if not is_folder(recipe) else title(recipe), tuple(map(printable, folder.classes)),
+        folder.channels, side, Subset(plain, indices), judged_by, normalize, normalize, Subset(augmented, indices),
         {"mean": list(folder.MEAN), "std": list(folder.STD), "resize": resize},
     )  # fmt: skip

@@ -7,9 +7,10 @@ import struct
 import threading
 
 GOOD = "good"
+CHUNKED = "good, in chunks"
 # What a request may get instead of the file.
-BAD = ("404", "500", "cut", "cut, unannounced", "wrong", "longer", "endless", "slow", "silent", "slow headers", "reset",
-       "nonsense", "loop")  # fmt: skip
+BAD = ("404", "500", "cut", "cut, unannounced", "wrong", "longer", "endless", "slow", "silent", "slow headers",
+       "slow chunk-size line", "endless trailers", "reset", "nonsense", "loop")  # fmt: skip
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -30,9 +31,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
             over.wait()
             return
         if behaviour == "slow headers":
-            self.wfile.write(b"HTTP/1.0 200 OK\r\nX-Slow: ")
-            while not over.wait(0.05):
-                self.wfile.write(b"a")
+            self.drip(b"HTTP/1.0 200 OK\r\nX-Slow: ", b"a", over)
+            return
+        if behaviour in (CHUNKED, "slow chunk-size line", "endless trailers"):
+            self.behave_in_chunks(behaviour, content, over)
             return
         if behaviour == "reset":
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -66,6 +68,25 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 self.wfile.write(bytes([byte]))
                 if over.wait(0.05):
                     return
+
+    def behave_in_chunks(self, behaviour, content, over):
+        self.wfile.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        half = len(content) // 2
+        first, second = (b"%x\r\n%s\r\n" % (len(part), part) for part in (content[:half], content[half:]))
+        if behaviour == CHUNKED:
+            self.wfile.write(first + second + b"0\r\nX-Trailer: y\r\n\r\n")
+        elif behaviour == "slow chunk-size line":
+            self.drip(first + b"5;", b"a", over)
+        elif behaviour == "endless trailers":
+            self.drip(first + second + b"0\r\n", b"X-Trailer: y\r\n", over)
+
+    def drip(self, beginning, drop, over):
+        """It ends after ten seconds, so that a client without limits fails its test and does not hang it."""
+        self.wfile.write(beginning)
+        for _ in range(200):
+            if over.wait(0.05):
+                return
+            self.wfile.write(drop)
 
     def log_message(self, *_):
         pass

@@ -14,13 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minicnn.data import DownloadError, download, home, transfer
-from tests.data.server import BAD, GOOD, serving
+from tests.data.server import BAD, CHUNKED, GOOD, serving
 
 CONTENT = bytes(range(256)) * 40
 OLD = b"what was there before"
 REMOTE = download.Remote("some.bin", hashlib.sha256(CONTENT).hexdigest(), len(CONTENT))
 SIZELESS = REMOTE._replace(size=None)
-SLOW = {"slow", "silent", "slow headers"}  # these take a second each
+SLOW = {"slow", "silent", "slow headers", "slow chunk-size line", "endless trailers"}  # these take a second each
 LIMIT = 30  # seconds that no test here may take; most take less than one
 
 
@@ -53,6 +53,13 @@ def test_a_file_arrives(tmp_path):
         assert path == tmp_path / "new" / "folder" / "some.bin" and path.read_bytes() == CONTENT
         assert download.fetch(REMOTE, mirrors(server), path.parent) == path
         assert server.requests == ["/a/some.bin"]  # the second time it was there
+
+
+@pytest.mark.parametrize("remote", [REMOTE, SIZELESS])
+def test_a_file_arrives_in_chunks(tmp_path, remote):
+    with both([CHUNKED], "500") as server:
+        assert download.fetch(remote, mirrors(server), tmp_path).read_bytes() == CONTENT
+        assert server.served == [CHUNKED]
 
 
 def test_a_wrong_file_in_the_cache_is_replaced(tmp_path):
@@ -100,7 +107,8 @@ def test_where_nothing_helps_one_error_says_why_and_what_to_do(tmp_path, behavio
         "404": "HTTP 404", "500": "HTTP 500", "cut": "cut off, sent 5120 of 10240 bytes",
         "endless": "more than the 10240",
         "cut, unannounced": "cut off, sent 5120", "wrong": "gave another file", "longer": "more than the 10240",
-        "slow": "too slow", "silent": "silent for 0.6 seconds", "slow headers": "no answer within 1 seconds",
+        "slow": "too slow", "slow chunk-size line": "too slow, 5120 bytes", "endless trailers": "too slow, 10240 bytes",
+        "silent": "silent for 0.6 seconds", "slow headers": "no answer within 1 seconds",
         "nonsense": "BadStatusLine", "loop": "HTTP 302",
     }.get(behaviour, "Error")  # fmt: skip
     assert message.count(reason) >= 2  # of both mirrors

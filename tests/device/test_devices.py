@@ -1,6 +1,7 @@
 """Devices: names, moving, mixing, crossings; on the strict double, whose strictness is tested in test_double.py."""
 
 import copy
+import json
 import threading
 
 import numpy as np
@@ -244,3 +245,13 @@ def test_a_training_begun_on_one_device_goes_on_on_another(pretended, first, sec
         np.testing.assert_allclose(
             backend.to_host(array), whole.model.state_dict()[name], rtol=1e-3, atol=1e-5, err_msg=name
         )
+
+
+def test_a_run_says_what_its_device_was(pretended, tmp_path):
+    recipe = train.Recipe(images=64, epochs=1, steps=1)
+    train.run(recipe, "cuda", folder=tmp_path / "there")
+    train.run(recipe, "cpu", folder=tmp_path / "here")
+    there, here = (json.loads((tmp_path / name / "environment.json").read_text("utf-8")) for name in ("there", "here"))
+    assert there["device"] == "cuda:0" and here["properties"] is None
+    found = there["properties"]
+    assert found["is_gpu"] is False and found["cupy"] == "14.2.0" and {"name", "driver", "cuda"} <= found.keys()
