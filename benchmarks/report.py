@@ -230,23 +230,32 @@ def everything(results: Results) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def plot(results: Results, path: Path) -> None:
-    """Ratios to PyTorch, the convolutions' GFLOP/s, and the three series, in one picture."""
+def pyplot() -> Any:
+    """matplotlib's, without a window."""
     import matplotlib
 
     matplotlib.use("Agg")
     matplotlib.rcParams["svg.hashsalt"] = "minicnn"  # the same bytes for the same results
     from matplotlib import pyplot as plt
 
-    figure = plt.figure(figsize=(11, 10), layout="constrained")
+    return plt
+
+
+def save(figure: Any, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    pyplot().close(figure)
+
+
+def plot(results: Results, path: Path) -> None:
+    """Ratios to PyTorch, the convolutions' GFLOP/s, and the three series, in one picture."""
+    figure = pyplot().figure(figsize=(11, 10), layout="constrained")
     top, middle, bottom = figure.subfigures(3, 1, height_ratios=(1, 1.25, 1))
     plot_ratios(results, top.subplots())
     plot_layers(results, middle.subplots())
     for axes, axis in zip(bottom.subplots(1, 3), AXES, strict=True):
         plot_series(results, axes, axis)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
-    plt.close(figure)
+    save(figure, path)
 
 
 def plot_ratios(results: Results, axes: Any) -> None:

@@ -17,7 +17,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import NamedTuple
 
-from report import splice
+from report import pyplot, save, splice
 
 ROOT = Path(__file__).parents[1]
 TABLES = ROOT / "benchmarks" / "training"
@@ -111,17 +111,13 @@ def section(kept: list[Kept]) -> str:
 def plot(kept: list[Kept], path: Path) -> None:
     """Errors against epochs, a panel for each data set, as figure 6 of He et al. 2015: dashed in training, bold on the
     images that judge (those for tests, unless some were held back)."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    matplotlib.rcParams["svg.hashsalt"] = "minicnn"  # the same bytes for the same tables
-    from matplotlib import pyplot as plt
     from matplotlib.ticker import MaxNLocator
 
     panels: dict[str, list[Kept]] = {}
     for training in kept:
         panels.setdefault(training.facts["data"], []).append(training)
-    figure, axes = plt.subplots(1, len(panels), figsize=(5 * len(panels), 3.6), layout="constrained", squeeze=False)
+    size = (5 * len(panels), 3.6)
+    figure, axes = pyplot().subplots(1, len(panels), figsize=size, layout="constrained", squeeze=False)
     for panel, (data, trainings) in zip(axes[0], panels.items(), strict=True):
         for training, colour in zip(trainings, cycle(COLOURS), strict=False):
             epochs = [entry["epoch"] for entry in training.epochs]
@@ -132,9 +128,7 @@ def plot(kept: list[Kept], path: Path) -> None:
         panel.set(title=data, xlabel="epoch", ylabel="error, %", ylim=(0, None))
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         panel.legend(frameon=False, title="dashed in training, bold on the images that judge", title_fontsize=8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
-    plt.close(figure)
+    save(figure, path)
 
 
 def main() -> None:

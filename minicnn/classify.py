@@ -23,6 +23,7 @@ import numpy as np
 
 from . import backend, weights
 from .data import MNIST, ImageFolder, Normalize, ToFloat
+from .data.folder import printable
 from .data.pictures import FORMATS, MAX_PIXELS, check_file, why_unreadable
 from .engine import Tensor, dry_run, no_grad
 from .nn import Module
@@ -349,10 +350,6 @@ def _assumed_variant(
 
 def lines(classified: Classified) -> Iterator[str]:
     """What to print: the picture, then a line for each class. Letters only: names come from files."""
-    yield _printable(classified.image)
+    yield printable(classified.image)
     for answer in classified.answers:
-        yield f"  {100 * answer.probability:6.2f} %  {_printable(answer.name)}"
-
-
-def _printable(text: str) -> str:
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
+        yield f"  {100 * answer.probability:6.2f} %  {printable(answer.name)}"

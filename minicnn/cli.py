@@ -43,13 +43,13 @@ from . import (
     train,
     weights,
 )
+from .data.folder import printable
 from .engine import dry_run
 from .gradcheck import gradcheck
 from .inspect import Memory, Summary, debug, facts, memory, summary
 from .inspect.memory import CONVENTIONS, OPTIMIZERS
 from .lab import EXPERIMENTS
 from .nn import Module
-from .train.sources import printable
 
 # ------------------------------------------------------------------------------------------------- command line
 

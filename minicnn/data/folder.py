@@ -254,3 +254,8 @@ class Imagenette(ImageFolder):
                 return folder
         archive = archive_of("Imagenette", remote, self.mirrors, root, download)
         return extract(archive, archive.parent, top, MAX_UNPACKED)
+
+
+def printable(text: str) -> str:
+    """What may have the name of a file or folder in it, with whatever letters, as it can be shown."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)

@@ -32,7 +32,7 @@ from ..data import (
     Resize,
     Subset,
 )
-from ..data.folder import VALIDATION
+from ..data.folder import VALIDATION, printable
 from ..engine import dry_run
 from .recipe import MODELS, Recipe, nearest
 
@@ -133,11 +133,6 @@ def title(recipe: Recipe) -> str:
     if is_folder(recipe):
         return printable(os.path.basename(os.path.abspath(recipe.data)))
     return SETS[recipe.data].__name__
-
-
-def printable(text: str) -> str:
-    """What may have the name of a file or folder in it, with whatever letters, as it can be shown."""
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 
 def load(recipe: Recipe, root: str | os.PathLike[str] | None = None, download: bool = False) -> Data:

@@ -170,6 +170,13 @@ def max_pool2d_backward(grad_output, saved, needs, kernel_size, stride, padding,
     return (grad_input.reshape(shape),)
 
 
+def _product(entries: np.ndarray, shares: np.ndarray) -> np.ndarray | None:
+    """entries @ shares, most of which are zeros; None where an infinity, times one of these, became a NaN."""
+    with np.errstate(invalid="ignore"):
+        product = entries @ shares
+    return product if np.isfinite(product).all() else None
+
+
 LONGEST_ROWS = 64  # numbers in the rows that a row of windows covers, for a product: every output reads all of them
 
 
@@ -191,10 +198,9 @@ def avg_pool2d_forward(input, kernel_size, stride, padding, ceil_mode, count_inc
     x = _planes(input)
     if tiled(input.shape[2:], kernel_size, stride, padding):
         windows, divisor = _windows(input.shape[3], kernel_size, x.dtype), divisor_override or prod(kernel_size)
-        with np.errstate(invalid="ignore"):
-            output = x.reshape(-1, len(windows)) @ windows
-        output /= divisor
-        if np.isfinite(output).all():  # an infinity, times the zero of a window where it is not, became a NaN
+        output = _product(x.reshape(-1, len(windows)), windows)
+        if output is not None:
+            output /= divisor
             out = (h // k for h, k in zip(input.shape[2:], kernel_size, strict=True))
             return output.reshape(*input.shape[:2], *out), (divisor, input.shape)
     phases = Phases(input.shape, kernel_size, stride, padding, (1, 1), ceil_mode)
@@ -223,9 +229,8 @@ def avg_pool2d_backward(
     g = _planes(grad_output)
     if tiled(shape[2:], kernel_size, stride, padding):
         windows = _windows(shape[3], kernel_size, g.dtype)
-        with np.errstate(invalid="ignore"):
-            grad_input = g.reshape(-1, windows.shape[1]) @ (windows / g.dtype.type(divisor)).T
-        if np.isfinite(grad_input).all():
+        grad_input = _product(g.reshape(-1, windows.shape[1]), (windows / g.dtype.type(divisor)).T)
+        if grad_input is not None:
             return (grad_input.reshape(shape),)
     phases = Phases(shape, kernel_size, stride, padding, (1, 1), ceil_mode)
     grad_input = np.empty((len(g), *shape[2:]), g.dtype)
@@ -264,9 +269,9 @@ def adaptive_avg_pool2d_forward(input, output_size):
         return input.copy(), input.shape
     means = _means((h, w), output_size, input.dtype)
     if means is not None:
-        output = (np.ascontiguousarray(input).reshape(n, c, h * w) @ means.T).reshape(n, c, *output_size)
-        if np.isfinite(output).all():  # an infinity, times the zero of a bin where it is not, became a NaN
-            return output, input.shape
+        output = _product(np.ascontiguousarray(input).reshape(n, c, h * w), means.T)
+        if output is not None:
+            return output.reshape(n, c, *output_size), input.shape
     return neutral.adaptive_avg_pool2d_forward(input, output_size)
 
 
@@ -276,7 +281,7 @@ def adaptive_avg_pool2d_backward(grad_output, input_shape, needs, output_size):
         return (grad_output,)
     means = _means((h, w), output_size, grad_output.dtype)
     if means is not None:
-        grad_input = np.ascontiguousarray(grad_output).reshape(n, c, len(means)) @ means
-        if np.isfinite(grad_input).all():
+        grad_input = _product(np.ascontiguousarray(grad_output).reshape(n, c, len(means)), means)
+        if grad_input is not None:
             return (grad_input.reshape(input_shape),)
     return neutral.adaptive_avg_pool2d_backward(grad_output, input_shape, needs, output_size)

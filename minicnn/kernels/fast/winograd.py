@@ -39,7 +39,7 @@ from math import prod
 import numpy as np
 
 from ...threads import each, pieces, portions, run
-from .im2col import total
+from .im2col import UNPACKED, total
 from .scratch import scratch, sum_of_maps
 
 # fmt: off
@@ -67,8 +67,7 @@ NUMBERS = 1 << 18  # of a block's V or U·V; 1 MB of float32
 LEAST_TILES = 96  # of a block: products with fewer spend their time on packing U
 LEAST_BLOCKS = 4  # with fewer, threads share each block
 SHARED_NUMBERS = 1 << 22  # of a shared block's V
-UNPACKED = 1_000_000  # multiplications in a product that OpenBLAS does without packing its factors first
-LEAST_FILTERS = 16  # in such a product; with fewer it is not worth it
+LEAST_FILTERS = 16  # in a product that is not packed; with fewer it is not worth it
 PIECE = 1 << 18  # numbers that a transform works on at a time
 SUMS = 8  # partial sums of the weight's gradient
 LARGEST_SUM = 1 << 19  # numbers in one; where it would have more, threads share the blocks
