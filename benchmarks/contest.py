@@ -11,6 +11,7 @@ import statistics
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 PEERS = {"PyTorch": "torch", "DeZero": "dezero", "MyGrad": "mygrad", "Chainer": "chainer"}  # by name, pip's name
-BUSY = 0.5  # from this load on (processes that want a processor), before anything begins, times are not to be kept
+BUSY = 0.2  # from so many processors on that others keep busy, before anything begins, times are not to be kept
 
 
 def installed(package: str) -> str | None:
@@ -30,7 +31,7 @@ def installed(package: str) -> str | None:
 
 
 def machine() -> dict[str, Any]:
-    """Processor, cores, Python and the versions of what is installed, the date, and how busy it is."""
+    """Processor, cores, Python and the versions of what is installed, and the date."""
     try:
         with open("/proc/cpuinfo") as info:
             processor = next(line.split(":", 1)[1].strip() for line in info if line.startswith("model name"))
@@ -44,8 +45,25 @@ def machine() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "versions": {package: found for package in packages if (found := installed(package))},
-        "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,  # of the last minute
     }
+
+
+def busy(seconds: float = 3.0, path: str = "/proc/stat") -> float | None:
+    """How many processors others keep busy, as seen while this process sleeps; None where the system does not tell.
+
+    A load average would not do: it remembers for minutes what this process itself did before.
+    """
+
+    def ticks() -> tuple[int, int]:  # of all processors; of these, idle
+        with open(path) as lines:
+            counts = [int(count) for count in next(lines).split()[1:9]]  # what guests took is in them already
+        return sum(counts), counts[3] + counts[4]  # idle, waiting for a disk
+
+    try:
+        (total, idle), _, (later, still_idle) = ticks(), time.sleep(seconds), ticks()
+    except (OSError, StopIteration, ValueError, IndexError):
+        return None
+    return round((os.cpu_count() or 1) * (1 - (still_idle - idle) / max(later - total, 1)), 2)
 
 
 def describe(machine: dict[str, Any]) -> str:
@@ -98,6 +116,8 @@ class Worker:
         self.timeout = timeout
         # Without threadpoolctl, BLAS reads its number of threads here.
         variables = {name: str(threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+        # OpenBLAS's threads spin 2ⁿ ticks for more work: a tenth of a second by default, taken from whose turn is next.
+        variables["OPENBLAS_THREAD_TIMEOUT"] = "20"
         self.process = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("worker.py")), library, str(threads)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,

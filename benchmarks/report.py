@@ -63,8 +63,8 @@ def about(results: Results) -> str:
         info = result["about"]
         line = f"{info['machine']['date']}, {describe(info['machine'])}, {info['threads']} threads, float32"
         line += "" if info["complete"] else " (a part, or a quick run)"
-        load = info["machine"]["load"]
-        line += f" (on a busy machine: a load of {load})" if load and load > BUSY else ""
+        busy = info.get("busy")
+        line += f" (while others kept {busy} processors busy)" if busy and busy > BUSY else ""
         lines.setdefault(line, []).append(section)
     return "; ".join(line if len(lines) == 1 else f"{', '.join(which)}: {line}" for line, which in lines.items())
 

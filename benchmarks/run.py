@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from contest import BUSY, PEERS, Refused, Worker, describe, installed, machine, table, take_turns
+from contest import BUSY, PEERS, Refused, Worker, busy, describe, installed, machine, table, take_turns
 from worker import PRODUCT
 
 import minicnn
@@ -317,13 +317,14 @@ def write(path: Path, about: Row, rows: list[Row]) -> None:
 
 def main() -> None:
     options = parse()
-    where = machine()
+    where, others = machine(), busy()
     print(describe(where), f"{options.threads} threads", where["date"], sep="; ")
-    if where["load"] and where["load"] > BUSY:
-        print(f"The machine is busy (a load of {where['load']} in the last minute): do not keep these numbers.")
+    if others and others > BUSY:
+        print(f"The machine is busy (others use {others} of its processors): do not keep these numbers.")
     bench = Bench(options)
     about = {
-        "machine": where, "minicnn": minicnn.__version__, "threads": options.threads, "rounds": options.rounds,
+        "machine": where, "busy": others, "minicnn": minicnn.__version__, "threads": options.threads,
+        "rounds": options.rounds,
         "complete": not (options.quick or options.tiny or options.models or options.batch or options.side),
     }  # fmt: skip
     for section in options.only:

@@ -104,7 +104,7 @@ class Contender:
         """Run `task` for at least `least` seconds, and at least once: the mean of the runs.
 
         As many as fit into `SETTLING` go first and do not count: the threads of whose turn was before may still spin,
-        waiting for work (OpenBLAS's do for some 30 ms), and memory and caches are the other's.
+        waiting for work, and memory and caches are the other's.
         """
         start = time.perf_counter()
         while time.perf_counter() - start < min(SETTLING, least):

@@ -28,7 +28,7 @@ def device_count() -> int:
 # ------------------------------------------------------------------------------- what `minicnn selfcheck` asks
 
 # What names of NVIDIA's GPUs begin with. Another name is not taken for a GPU's: an emulated device has one, too.
-GPU_NAMES = ("GeForce", "GRID", "NVIDIA", "Quadro", "Tesla", "TITAN")
+GPU_NAMES = ("GeForce", "GRID", "NVIDIA", "Orin", "Quadro", "Tesla", "TITAN", "Xavier")
 
 
 class Properties(NamedTuple):

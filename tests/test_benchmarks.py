@@ -121,8 +121,8 @@ def test_a_report_says_where_sections_differ(load):
     results = made_up_results(contest.machine())
     assert report.about(results).startswith(contest.machine()["date"][:4])
     results["memory"] = {**results["memory"], "about": {**results["memory"]["about"], "complete": False, "threads": 1}}
-    results["layers"]["about"]["machine"]["load"] = 3.5
-    assert "a load of 3.5" in report.about(results)
+    results["layers"]["about"] = {**results["layers"]["about"], "busy": 3.5}
+    assert "others kept 3.5 processors busy" in report.about(results)
     assert "memory: " in report.about(results) and "(a part, or a quick run)" in report.about(results)
 
 
@@ -216,6 +216,23 @@ def test_contenders_take_turns_and_the_first_round_warms_up(load):
     runs = contest.take_turns({"a": contender("a", 1.0), "b": contender("b", 2.0)}, rounds=3, patience=4.0)
     assert order == ["a", "b", "a", "b", "a", "a"] and runs == {"a": [1.0] * 3, "b": [2.0]}
     assert contest.take_turns({"a": contender("a", 5.0)}, rounds=3, patience=4.0) == {"a": [5.0]}
+
+
+def test_how_busy_others_keep_the_processors(load, tmp_path, monkeypatch):
+    contest, stat = load("contest"), tmp_path / "stat"
+    fields = (100, 0, 50, 800, 20, 0, 10, 0, 100, 0)  # guests' ticks are users' ticks too
+    later = (130, 0, 60, 830, 30, 0, 20, 10, 130, 0)  # 100 more, 40 of them idle
+
+    def write(counts):
+        stat.write_text(f"cpu  {' '.join(map(str, counts))}\ncpu0 1 2 3\n")
+
+    monkeypatch.setattr(contest.time, "sleep", lambda _: write(later))
+    monkeypatch.setattr(contest.os, "cpu_count", lambda: 4)
+    write(fields)
+    assert contest.busy(path=str(stat)) == 2.4
+    stat.write_text("none\n")
+    assert contest.busy(path=str(stat)) is None
+    assert contest.busy(path=str(tmp_path / "none")) is None
 
 
 def test_a_worker_that_refuses_or_takes_too_long(load):

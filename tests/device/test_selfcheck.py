@@ -288,14 +288,19 @@ def test_a_gpu_gets_a_row_for_the_readme(two_checks, monkeypatch, capsys):
     ("name", "is_gpu"),
     [
         ("NVIDIA GeForce RTX 4090", True), ("Tesla T4", True), ("NVIDIA H100 80GB HBM3", True), ("Quadro P4000", True),
-        ("cupysim CPU (no GPU)", False), ("NVIDIA emulated (no GPU)", False), ("strict double (no GPU)", False),
-        ("AMD Instinct MI300X", False), ("my NVIDIA", False), ("", False),
+        ("Orin", True), ("cupysim CPU (no GPU)", False), ("NVIDIA emulated (no GPU)", False),
+        ("strict double (no GPU)", False), ("AMD Instinct MI300X", False), ("my NVIDIA", False), ("", False),
     ],
 )  # fmt: skip
 def test_what_is_taken_for_a_gpu(monkeypatch, name, is_gpu):
     monkeypatch.setattr(double, "device_properties", lambda index: {"name": name.encode(), "totalGlobalMem": 1})
     with double.installed():
-        assert cuda.properties("cuda").is_gpu == is_gpu
+        found = cuda.properties("cuda")
+    assert found.is_gpu == is_gpu
+    told = selfcheck.introduction("cuda", found).rpartition("; ")[2]
+    emulated = "this is no GPU: an emulated device"
+    unknown = "its name is none of a GPU's that is known here, so it is not taken for one"
+    assert told == ("a real GPU" if is_gpu else emulated if "no GPU" in name else unknown)
 
 
 def test_the_drivers_version(tmp_path):
