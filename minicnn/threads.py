@@ -12,7 +12,8 @@ import itertools
 import os
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import copy_context
 from functools import partial
 from importlib.util import find_spec
@@ -174,6 +175,17 @@ def run(work: Callable[[Part], Any], parts: Sequence[Part]) -> None:
             raise first
         finally:
             del first
+
+
+@contextmanager
+def alone(condition: bool = True) -> Iterator[None]:
+    """Inside, if so, `run` keeps all parts on this thread: work that is done before a helper has woken up."""
+    before = getattr(_inside, "busy", False)
+    _inside.busy = before or condition
+    try:
+        yield
+    finally:
+        _inside.busy = before
 
 
 def _borrow(wanted: int) -> list[_Helper]:

@@ -67,6 +67,24 @@ def test_parts_of_parts_run_where_they_are(count):
     assert all(len({t for a, _, t in seen if a == part}) == 1 for part in range(4))
 
 
+def test_who_works_alone_keeps_its_parts(count):
+    count(2)
+
+    def who():
+        seen = set()
+        threads.run(lambda part: (time.sleep(0.002), seen.add(threading.get_ident())), range(20))
+        return seen
+
+    with threads.alone():
+        with threads.alone(False):  # changes nothing
+            assert who() == {threading.get_ident()}
+        assert who() == {threading.get_ident()}
+    with pytest.raises(ZeroDivisionError), threads.alone():
+        1 / 0  # noqa: B018
+    with threads.alone(False):
+        assert len(who()) == 2
+
+
 @pytest.mark.parametrize("n", [1, 2])
 def test_an_exception_in_any_part_arrives_and_the_helpers_live_on(n, count):
     count(n)

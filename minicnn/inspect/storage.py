@@ -152,7 +152,7 @@ def scratch(node: Node, backward: bool) -> tuple[dict[tuple[int, str, Any], int]
         images, weight = origin(node, 0), origin(node, 1)
         dtype = np.result_type(images.dtype, weight.dtype)
         chosen = fast_conv.plan(images.shape, weight.shape, dtype, **node.params)
-        arrays, others = chosen.scratch(backward, node.needs, workers)
+        arrays, others = chosen.scratch(backward, node.needs, 1 if fast_conv.is_short(chosen) else workers)
         sizes = {(thread, role, dtype): numbers * dtype.itemsize for thread, role, numbers in arrays}
     else:
         dtype, others, sizes = node.dtype, 0, {}

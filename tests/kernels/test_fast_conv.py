@@ -211,6 +211,20 @@ def test_the_plan_of_a_network():
         assert {row.algorithm for row in plan(models.resnet18(), (1, 3, 64, 64)).rows} == {"im2col"}
 
 
+@pytest.mark.parametrize(("shape", "filters", "woken"), [((1, 16, 8, 8), 16, False), ((8, 64, 28, 28), 64, True)])
+def test_a_short_convolution_wakes_no_second_thread(rng, monkeypatch, shape, filters, woken):
+    borrowed, borrow = [], threads._borrow
+    monkeypatch.setattr(threads, "_requested", 2)
+    monkeypatch.setattr(threads, "_borrow", lambda wanted: borrowed.append(wanted) or borrow(wanted))
+    x = Tensor(rng.standard_normal(shape, dtype=np.float32), requires_grad=True)
+    w = Tensor(rng.standard_normal((filters, shape[1], 3, 3), dtype=np.float32), requires_grad=True)
+    y = conv2d(x, w, padding=1)
+    assert bool(borrowed) == woken
+    borrowed.clear()
+    next(minicnn.backward_steps(y, np.ones(y.shape, np.float32)))
+    assert bool(borrowed) == woken
+
+
 def test_two_models_in_two_python_threads(rng):
     """Each gives what it gives alone: scratch arrays are a thread's own."""
     from concurrent.futures import ThreadPoolExecutor

@@ -10,10 +10,12 @@ from contextvars import ContextVar
 
 import numpy as np
 
+from ...threads import alone
 from .im2col import Im2col
 from .winograd import Winograd
 
 ALGORITHMS = (Im2col.name, Winograd.name)
+SHORT = 3e5  # nanoseconds on one core; as much again is Python's, and threads take turns with its lock
 forced: ContextVar[str | None] = ContextVar("convolution", default=None)  # one of them, wherever it applies
 
 
@@ -32,14 +34,21 @@ def plan(input_shape, weight_shape, dtype, stride, padding, dilation, groups) ->
     return able[choice] if choice in able else min(able.values(), key=lambda algorithm: algorithm.cost())
 
 
+def is_short(chosen: Im2col | Winograd) -> bool:
+    """Whether a second thread would not be worth waking."""
+    return chosen.cost() < SHORT
+
+
 def conv2d_forward(input, weight, bias, stride, padding, dilation, groups):
     dtype = np.result_type(input, weight)
     chosen = plan(input.shape, weight.shape, dtype, stride, padding, dilation, groups)
-    return chosen.forward(input, weight, bias), (input, weight)
+    with alone(is_short(chosen)):
+        return chosen.forward(input, weight, bias), (input, weight)
 
 
 def conv2d_backward(grad_output, saved, needs, stride, padding, dilation, groups):
     input, weight = saved
     dtype = np.result_type(input, weight)
     chosen = plan(input.shape, weight.shape, dtype, stride, padding, dilation, groups)
-    return chosen.backward(grad_output, input, weight, needs)
+    with alone(is_short(chosen)):
+        return chosen.backward(grad_output, input, weight, needs)

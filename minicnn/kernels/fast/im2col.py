@@ -71,7 +71,7 @@ class Im2col:
         """An estimate of the forward pass on one core, in nanoseconds of about 100 products with addition each."""
         depth = self.channels * self.taps
         of_window = 0.021 * depth * self.filters / self.groups + (0 if self.pointwise else 0.4 * depth)
-        return self.n * prod(self.out) * of_window
+        return self.n * prod(self.out) * of_window + 0.4 * depth * self.filters / self.groups  # and the weight's memory
 
     # --------------------------------------------------------------------------------------- how the work is cut
 

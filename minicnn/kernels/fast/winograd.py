@@ -70,6 +70,7 @@ SHARED_NUMBERS = 1 << 22  # of a shared block's V
 LEAST_FILTERS = 16  # in a product that is not packed; with fewer it is not worth it
 PIECE = 1 << 18  # numbers that a transform works on at a time
 SUMS = 8  # partial sums of the weight's gradient
+CALLS = 9e5  # nanoseconds that its many calls take, for threads hand Python's lock to each other between them
 LARGEST_SUM = 1 << 19  # numbers in one; where it would have more, threads share the blocks
 
 Block = tuple[slice, slice]  # images, rows of tiles
@@ -269,7 +270,7 @@ class Winograd:
         """An estimate of the forward pass on one core, in nanoseconds of about 100 products with addition each."""
         c, o, step = self.channels, self.filters, OUTPUTS[self.weight_shape[2]]
         tiles = self.input_shape[0] * prod(-(-size // step) for size in self.out)
-        return tiles * (50 * c + 32 * o + 0.8 * c * o) + 25 * c * o  # V, Y, the products; U
+        return tiles * (50 * c + 32 * o + 0.8 * c * o) + 25 * c * o + CALLS  # V, Y, the products; U
 
     # Each pass cuts its maps when it comes to run.
 
