@@ -263,10 +263,10 @@ def test_lenet():
 @pytest.mark.parametrize("training", [True, False])
 def test_large_networks_are_drawn_quickly_and_without_a_box_or_line_over_another(name, training):
     model = built(name, input_size=64).train(training)
-    began = time.perf_counter()
+    began = time.process_time()
     drawn = graph(model, (2, 3, 64, 64))
     text = drawn.svg
-    assert time.perf_counter() - began < 5
+    assert time.process_time() - began < 5
     drawing = check_geometry(text)
     check_structure(drawn)
     check_dot(drawn)

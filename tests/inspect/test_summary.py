@@ -52,9 +52,9 @@ def test_totals_are_sums():
 
 def test_vgg19_at_once_and_without_its_activations():
     model = built("vgg19")
-    began = time.perf_counter()
+    began = time.process_time()
     summary(model, (1, 3, 224, 224))
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1
     tracemalloc.start()
     result = summary(model, (64, 3, 224, 224))
     text, peak = str(result), tracemalloc.get_traced_memory()[1]

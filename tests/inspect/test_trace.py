@@ -35,9 +35,9 @@ def test_a_dry_run_makes_no_arrays():
 
 def test_a_dry_run_is_quick():
     model = built("vgg19")
-    began = time.perf_counter()
+    began = time.process_time()
     trace(model, (1, 3, 224, 224))
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1
 
 
 def test_a_dry_run_draws_no_random_numbers():
