@@ -210,6 +210,7 @@ def test_a_signal_while_pictures_are_looked_at(tmp_path, number):
     image = pytest.importorskip("PIL.Image")
     (tmp_path / "photographs" / "red").mkdir(parents=True)
     (tmp_path / "photographs" / "blue").mkdir()
+    image.new("RGB", (30, 20)).save(tmp_path / "photographs" / "blue" / "0.png")
     image.new("RGB", (3000, 2000)).save(tmp_path / "photographs" / "red" / "0.png")
     for i in range(1, 1500):
         os.link(tmp_path / "photographs" / "red" / "0.png", tmp_path / "photographs" / "red" / f"{i}.png")
@@ -625,6 +626,11 @@ def test_ten_thousand_configs():
         (CONFIG.replace(b'"epochs": 5', b'"epochs": "5"'), "epochs is '5', and must be of the type int"),
         (CONFIG.replace(b'"epochs": 5', b'"epochs": true'), "epochs is True, and must be of the type int"),
         (CONFIG.replace(b'"epochs": 5', b'"epochs": 0'), "epochs is 0, and must be from 1 to 1000000000"),
+        (CONFIG.replace(b'"shift": 1', b'"shift": 257'), "shift is 257, and must be from 0 to 256"),
+        (CONFIG.replace(b'"pad": 0', b'"pad": 100000'), "pad is 100000, and must be from 0 to 256"),
+        (CONFIG.replace(b'"input_size": null', b'"input_size": 5000'), "is 5000, and must be from 1 to 2048"),
+        (CONFIG.replace(b'"data": "dots"', b'"data": ""'), "data is '', of 0 characters, and must be"),
+        (CONFIG.replace(b'"data": "dots"', b'"data": "' + b"a/" * 3000 + b'"'), "of 6000 characters, and must be"),
         (CONFIG.replace(b'"lr": null', b'"lr": NaN'), "lr is nan, and must be a number above 0"),
         (CONFIG.replace(b'"lr": null', b'"lr": 1' + b"0" * 400), "lr is too large a number"),
         (CONFIG.replace(b'"width": 0.5', b'"width": [1]'), "the option width is [1], and must be a text, a number"),

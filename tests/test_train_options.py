@@ -249,6 +249,33 @@ def test_buffers_are_as_before_a_step_that_was_not_finite(dots, non_finite):
         np.testing.assert_array_equal(array, seen[-1][name])
 
 
+@pytest.mark.parametrize("non_finite", ["stop", "skip"])
+def test_a_buffer_that_is_not_finite_is_found_in_its_step(dots, non_finite):
+    """The variance of what is very large overflows, and with it divides to 0: loss and gradients stay finite."""
+    backend.manual_seed(1)
+    model = nn.Sequential(("norm", nn.BatchNorm2d(1)), ("flat", nn.Flatten()), ("fc", nn.Linear(16, 3)))
+    dots = ArrayDataset(dots.images.copy(), dots.labels)
+    dots.images[-1] = 1e25
+    skipped, seen = [], []
+
+    class Watch(train.Callback):
+        def step(self, training, progress):
+            seen.append(weights_of(training.model))
+
+        def skipped(self, training, reason):
+            skipped.append(reason)
+
+    if non_finite == "stop":
+        with pytest.raises(train.NonFiniteWeights, match=r"norm\.running_var is not finite at step 5 of epoch 1"):
+            fit(model, dots, callbacks=[Watch()])
+    else:
+        fit(model, dots, callbacks=[Watch()], non_finite="skip")
+        assert len(skipped) == 1 and "and norm.running_var is not finite at step 5 of epoch 1" in skipped[0]
+    assert len(seen) == 4
+    for name, array in weights_of(model).items():
+        np.testing.assert_array_equal(array, seen[-1][name])
+
+
 def test_a_gradient_that_is_not_finite_names_the_layer_too(dots):
     """The root of 0 has the value 0 and an infinite derivative."""
 
@@ -348,19 +375,21 @@ def names(folder):
     return [path.name for path in train.RunFolder(folder).checkpoints.paths()]
 
 
-def too_large(folder):
+def too_large(folder, lr="1e25"):
     """A run whose first step makes weights that are finite, and far too large for a second."""
     options = "--images 96 --batch-size 32 --hold-back 64 --epochs 1 --optimizer sgd --schedule constant"
-    how = ["--option", "width=0.5", "--checkpoint-every", "1", "--lr", "1e25", "--output", str(folder)]
+    how = ["--option", "width=0.5", "--checkpoint-every", "1", "--lr", lr, "--output", str(folder)]
     return ["train", "resnet20", *options.split(), *how]
 
 
-def test_a_checkpoint_whose_next_step_diverges_is_set_aside(tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize(("lr", "found"), [("1e25", "the loss is nan"), ("1e17", "bn1.running_var is not finite")])
+def test_a_checkpoint_whose_next_step_diverges_is_set_aside(tmp_path, capsys, monkeypatch, lr, found):
     """Its weights are finite, and no learning rate helps against them."""
     monkeypatch.setattr(threads, "_requested", None)
     run = tmp_path / "run"
-    assert cli.main(too_large(run)) == 1
+    assert cli.main(too_large(run, lr)) == 1
     err = capsys.readouterr().err
+    assert found in err
     kept = run / "checkpoints"
     assert f"The checkpoint of step 1 led there at once and is now {kept / 'step-000000001.npz.bad'}. The last" in err
     assert f"The last good checkpoint is {kept / 'step-000000000.npz'}: 'minicnn resume {run}' goes on" in err

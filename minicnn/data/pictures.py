@@ -32,6 +32,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
 MAX_PIXELS = 80_000_000  # in a picture, as it is and resized, and in all that threads read at one time together
 BYTES = 16  # the most that each of them takes meanwhile
+MAX_BYTES = 100_000_000  # in a file: decoders read as much as it says, some of them twice, before a pixel is counted
 LARGE = 2_000_000  # pixels from which on it is worth a moment to give the memory back
 STRIP = 1 << 20  # pixels of 16 and 32 bits that are brought to 8 at one time
 
@@ -48,11 +49,12 @@ def read_picture(
         resize: the length that the shorter side gets, bilinearly and without aliasing; left out, it stays.
 
     However many threads call this at one time, together they use at most `BYTES` × `MAX_PIXELS` (1.3 GB) beside what
-    they return: a picture waits until there is room for it.
+    they return: a picture waits until there is room for it. The file itself, of at most `MAX_BYTES` (0.1 GB), may take
+    twice its size in each thread.
 
     Raises:
         ValueError: no picture of a format in `FORMATS`, damaged, of pixels without a known range, or too large; no
-            regular file (a pipe, say, would be waited for without end).
+            regular file (a pipe, say, would be waited for without end), or one of more than `MAX_BYTES`.
         ImportError: Pillow is missing; the message names the extra.
         OSError: the file cannot be opened.
     """
@@ -86,15 +88,17 @@ def _pixels(picture: Any, channels: int, resize: int | None, image: Any) -> np.n
 
 
 def check_file(path: str | os.PathLike[str]) -> None:
-    """Look whether what is at `path` can be read without waiting for somebody: a folder is left to `open`.
+    """Look whether what is at `path` can be read without waiting for somebody, or for long: a folder is left to `open`.
 
     Raises:
-        ValueError: it is a pipe, a socket or a device.
+        ValueError: it is a pipe, a socket or a device, or larger than `MAX_BYTES`.
         OSError: there is nothing, or it may not be looked at.
     """
-    mode = os.stat(path).st_mode
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+    found = os.stat(path)
+    if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
         raise ValueError(f"{os.fspath(path)}: a pipe, a socket or a device, and not a file with a picture")
+    if found.st_size > MAX_BYTES:
+        raise ValueError(f"{os.fspath(path)}: has {found.st_size:,} bytes, and a picture may have {MAX_BYTES:,}")
 
 
 def why_unreadable(error: Exception) -> str:

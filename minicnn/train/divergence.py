@@ -45,7 +45,8 @@ class NonFiniteGradient(NonFiniteLoss):
 
 
 class NonFiniteWeights(NonFiniteLoss):
-    """A step made a weight infinite or not a number. The checkpoints from before are kept."""
+    """A weight became infinite or not a number by a step, or a buffer (a running variance, say) on the way forward. The
+    checkpoints from before are kept."""
 
 
 def sum_of_gradients(model: Module) -> Any:
@@ -59,10 +60,23 @@ def first_bad_gradient(model: Module) -> str | None:
     return _first_bad(gradients)
 
 
+def sum_of_buffers(model: Module) -> Any:
+    """As `sum_of_gradients`, of what layers keep on the way forward."""
+    return _sum([array for _, array in _buffers(model)])
+
+
+def first_bad_buffer(model: Module) -> str | None:
+    """The name of the first buffer that is not finite; None where all are."""
+    return _first_bad(_buffers(model))
+
+
+def _buffers(model: Module) -> list[tuple[str, Any]]:
+    return [(name, buffer.data) for name, buffer in model.named_buffers() if buffer.dtype.kind == "f"]
+
+
 def first_bad_weight(model: Module) -> str | None:
     """The name of the first parameter or buffer that is not finite; None where all are."""
-    tensors = [(name, p.data) for name, p in model.named_parameters()]
-    return _first_bad(tensors + [(name, b.data) for name, b in model.named_buffers() if b.dtype.kind == "f"])
+    return _first_bad([(name, p.data) for name, p in model.named_parameters()] + _buffers(model))
 
 
 def _first_bad(arrays: list[tuple[str, Any]]) -> str | None:

@@ -14,7 +14,16 @@ from .. import backend, models, optim
 from ..data import DataLoader
 from ..nn import Module
 from ..nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_norm
-from .divergence import NonFiniteGradient, NonFiniteLoss, first_bad_gradient, locate, sum_of_gradients
+from .divergence import (
+    NonFiniteGradient,
+    NonFiniteLoss,
+    NonFiniteWeights,
+    first_bad_buffer,
+    first_bad_gradient,
+    locate,
+    sum_of_buffers,
+    sum_of_gradients,
+)
 from .measure import Criterion, Evaluation, device_of, evaluate, has_top_5, hits, in_top_5, on, read, scores_of
 
 MAX_SKIPPED = 25  # steps in a row: then skipping does not help
@@ -206,10 +215,11 @@ class Training:
                 five.append(in_top_5(scores, labels))
                 self._top_5 = has_top_5(scores)
             # The one time in a step that a device is waited for. It has to be before the weights change.
-            total, norm, *numbers = read(sum_of_gradients(self.model), self._norm(), *losses, *correct, *five)
+            sums = sum_of_gradients(self.model), sum_of_buffers(self.model)
+            of_gradients, of_buffers, norm, *numbers = read(*sums, self._norm(), *losses, *correct, *five)
             parts, right, in_five = (numbers[i : i + len(group)] for i in range(0, len(numbers), len(group)))
             value = sum(part * share for part, share in zip(parts, shares, strict=True))
-            problem, kind = self._problem(parts, value, total, norm)
+            problem, kind = self._problem(parts, value, of_gradients, of_buffers, norm)
             self._step += 1
             if problem:
                 self._not_finite(problem, kind, group, random, rate, kept)
@@ -235,13 +245,15 @@ class Training:
         return get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
 
     def _problem(
-        self, losses: list[float], loss: float, total: float, norm: float
+        self, losses: list[float], loss: float, of_gradients: float, of_buffers: float, norm: float
     ) -> tuple[str, type[NonFiniteLoss]]:
         """What is not finite, if anything."""
         for part in losses:
             if not math.isfinite(part):
                 return f"the loss is {part}", NonFiniteLoss
-        if not math.isfinite(total) and (name := first_bad_gradient(self.model)):
+        if not math.isfinite(of_buffers) and (name := first_bad_buffer(self.model)):
+            return f"the loss is {loss:g}, and {name} is not finite", NonFiniteWeights
+        if not math.isfinite(of_gradients) and (name := first_bad_gradient(self.model)):
             return f"the loss is {loss:g}, and the gradient of {name} is not finite", NonFiniteGradient
         if not math.isfinite(norm):
             return f"the loss is {loss:g}, and the norm of the gradients is {norm}", NonFiniteGradient

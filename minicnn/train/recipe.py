@@ -33,6 +33,8 @@ MAX_CONFIG = 1 << 20  # bytes
 # What the command line begins with for a folder of pictures: most have hundreds of them, not tens of thousands.
 FOR_PICTURES: dict[str, Any] = {"epochs": 30, "batch_size": 32}
 LONGEST, LARGEST = 10**9, 10**18  # the most that a count may be, and a seed
+WIDEST, BROADEST = 2048, 256  # pixels: an image, and a border or a shift; memory grows with their squares
+LONGEST_NAME = 4096  # characters of a folder, as Linux has it
 FORMAT = 1
 
 
@@ -124,6 +126,11 @@ class Recipe:
         build = MODELS[nearest("model", self.model, MODELS)]
         nearest("optimizer", self.optimizer, OPTIMIZERS)
         nearest("schedule", self.schedule, SCHEDULES)
+        if not 0 < len(self.data) <= LONGEST_NAME:
+            raise ValueError(
+                f"data is {self.data[:40]!r}, of {len(self.data)} characters, and must be the name of a data set or a "
+                f"folder, of 1 to {LONGEST_NAME}"
+            )
         for name, known in (
             ("augment", (None, *AUGMENTATIONS)), ("broken", ("skip", "refuse")), ("non_finite", ("stop", "skip")),
         ):  # fmt: skip
@@ -133,7 +140,7 @@ class Recipe:
             ("epochs", 1), ("batch_size", 1), ("shift", 0), ("seed", 0), ("input_size", 1), ("warmup", 0),
             ("accumulate", 1), ("patience", 1), ("evaluate_every", 1), ("steps", 1), ("pad", 0),
         ):  # fmt: skip
-            most = LARGEST if name == "seed" else LONGEST
+            most = {"seed": LARGEST, "input_size": WIDEST, "shift": BROADEST, "pad": BROADEST}.get(name, LONGEST)
             if (count := getattr(self, name)) is not None and not least <= count <= most:
                 raise ValueError(f"{name} is {count}, and must be from {least} to {most}")
         for name in ("momentum", "weight_decay", "label_smoothing"):

@@ -146,6 +146,16 @@ def test_what_is_no_file_is_broken(photographs):
     assert len(dataset) == 7 and sum("pipe, a socket or a device" in text for text in dataset.skipped) == 3
 
 
+def test_a_class_without_pictures_is_told_of(photographs):
+    (photographs / "a\nlizard").mkdir()
+    (photographs / "zebra").mkdir()
+    (photographs / "zebra" / "notes.txt").write_text("none yet")
+    with pytest.warns(UserWarning, match=r" for a.{1,4}lizard, zebra: a class all the same$") as caught:
+        dataset = ImageFolder(photographs)
+    assert len(caught) == 1 and "\n" not in str(caught[0].message)
+    assert len(dataset) == 7 and {"a\nlizard", "zebra"} < set(dataset.classes)
+
+
 def test_nothing_there(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no folder .*nowhere"):
         ImageFolder(tmp_path / "nowhere")
@@ -245,7 +255,8 @@ def test_imagenette(tmp_path, rng, monkeypatch):
     assert train[0][0].shape == (3, 20, 20) and not np.array_equal(train[0][0], test[0][0])
     assert sorted(path.name for path in (tmp_path / "Imagenette").iterdir()) == ["imagenette2-160", remote.name]
     train.paths[3].unlink()
-    with pytest.raises(ValueError, match=r"has 9 pictures in 10 folders, expected 10 in 10\. Remove .*imagenette2-160"):
+    wrong = pytest.raises(ValueError, match=r"has 9 pictures in 10 folders, expected 10 in 10\. Remove .*2-160")
+    with wrong, pytest.warns(UserWarning, match=r"Imagenette: no pictures in .* for "):
         cls()
 
 

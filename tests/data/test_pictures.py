@@ -360,6 +360,47 @@ def damaged(draw) -> bytes:
     return bytes(data)
 
 
+def test_a_file_that_is_too_large_is_not_opened(tmp_path):
+    """A decoder may read as much as a file says that it has, or look through all of it for a beginning."""
+    starts = {
+        "a.webp": b"RIFF" + struct.pack("<I", 0x7FFFFFF0) + b"WEBPVP8 " + struct.pack("<I", 0x7FFFFF00),
+        "a.png": png(4, 4, 8, 0, [b"\0" * 4] * 4)[:33] + struct.pack(">I", 0x7FFFFFFF) + b"IDAT",
+        "a.jpg": b"\xff\xd8\xff\xe0",
+    }
+    for name, start in starts.items():
+        path = tmp_path / name
+        with open(path, "wb") as file:
+            file.write(start)
+            file.truncate(8 << 30)  # sparse
+        for read in (read_picture, open_picture):
+            began = time.process_time()
+            with pytest.raises(ValueError, match=rf"{name}: has 8,589,934,592 bytes, and a picture may have 1"):
+                read(path)
+            assert time.process_time() - began < 1
+
+
+def test_a_file_as_large_as_may_be_takes_twice_its_size(tmp_path):
+    code = """if True:
+        import resource, sys
+        from minicnn.data import read_picture
+        read_picture(sys.argv[1])
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        try:
+            read_picture(sys.argv[2])
+        except ValueError as error:
+            assert "may have" not in str(error)
+        else:
+            raise AssertionError
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"""
+    Image.new("L", (9, 9)).save(tmp_path / "small.png")
+    with open(tmp_path / "a.webp", "wb") as file:
+        file.write(b"RIFF" + struct.pack("<I", 0x7FFFFFF0) + b"WEBPVP8 " + struct.pack("<I", 0x7FFFFF00))
+        file.truncate(pictures.MAX_BYTES)
+    paths = [str(tmp_path / "small.png"), str(tmp_path / "a.webp")]
+    done = subprocess.run([sys.executable, "-c", code, *paths], capture_output=True, text=True, check=True)
+    assert int(done.stdout) * 1024 < 2.1 * pictures.MAX_BYTES
+
+
 def read_or_explain(data: bytes, path, **options) -> float:
     path.write_bytes(data)
     began = time.perf_counter()
