@@ -85,9 +85,13 @@ def _memory() -> str:
     return "what is freed goes back to the system as the C library likes"
 
 
+CUPY = {"cupy-cuda12x": "cuda12", "cupy-cuda13x": "cuda13", "cupy": ""}  # distributions of CuPy, and their extras here
+
+
 def _gpu() -> str:
     driver = _driver()
-    cupy = next((v for v in map(_version, ("cupy-cuda12x", "cupy-cuda13x", "cupy")) if v), None)
+    installed = {name: number for name in CUPY if (number := _version(name))}
+    cupy = next(iter(installed.values()), None)
     problem = backend.cuda_problem()
     if problem is None:
         found = cuda.properties("cuda")
@@ -101,7 +105,16 @@ def _gpu() -> str:
         return f"not in use: there is a driver for CUDA {driver}, and CuPy's wheels need one for 12.0: update it"
     if cupy is None:
         return f"not in use: there is a driver for CUDA {driver}, CuPy is missing. {_command(_extra_for(driver))}"
-    return f"does not work: there is a driver for CUDA {driver}, {have}, and {problem}. {_command(_extra_for(driver))}"
+    cure = _cure(driver, list(installed))
+    return f"does not work: there is a driver for CUDA {driver}, {have}, and {problem}. {cure}"
+
+
+def _cure(driver: str, installed: list[str]) -> str:
+    """A wheel that the driver can run may lack CUDA's libraries, which its own extra brings. Any other has to go first:
+    CuPy's distributions are all unpacked into the same folder."""
+    if len(installed) == 1 and (own := CUPY[installed[0]]) and own <= _extra_for(driver):
+        return _command(own)
+    return f"First: pip uninstall {' '.join(installed)}. {_command(_extra_for(driver))}"
 
 
 def _driver() -> str | None:

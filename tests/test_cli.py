@@ -523,12 +523,19 @@ def test_doctor_withdraws_the_promise_of_equal_bits_without_threadpoolctl(monkey
         ("13.1", None, "x", "Add with: pip install -e '.[cuda13]'"),
         ("12.4", "cupy-cuda12x", "no libcublas", "does not work: there is a driver for CUDA 12.4, CuPy 14.2.0 is "
          "there, and no libcublas. Add with: pip install -e '.[cuda12]'"),
+        ("13.1", "cupy-cuda12x", "no libcublas", "no libcublas. Add with: pip install -e '.[cuda12]'"),
+        ("13.1", "cupy-cuda13x", "no libcublas", "no libcublas. Add with: pip install -e '.[cuda13]'"),
+        ("12.4", "cupy-cuda13x", "it is too old", "First: pip uninstall cupy-cuda13x. Add with: pip install "
+         "-e '.[cuda12]'"),
+        ("13.1", "cupy", "x", "and x. First: pip uninstall cupy. Add with: pip install -e '.[cuda13]'"),
+        ("12.4", "cupy-cuda12x cupy-cuda13x", "x", "First: pip uninstall cupy-cuda12x cupy-cuda13x. Add with: pip "
+         "install -e '.[cuda12]'"),
     ],
 )  # fmt: skip
 def test_doctor_reports_a_gpu_or_what_is_missing(monkeypatch, driver, cupy, problem, told):
     monkeypatch.setattr(doctor.backend, "cuda_problem", lambda: problem)
     monkeypatch.setattr(doctor, "_driver", lambda: driver)
-    monkeypatch.setattr(doctor, "_version", lambda name: "14.2.0" if name == cupy else None)
+    monkeypatch.setattr(doctor, "_version", lambda name: "14.2.0" if name in (cupy or "").split() else None)
     assert told in dict(doctor.examine())["GPU"]
 
 

@@ -1,8 +1,8 @@
 """The double is strict: faults that only a GPU would show are caught on it.
 
-Each fault is a line that NumPy computes without a word. It is run as if it stood in a file of minicnn's. Faults that
-the double does not see are in test_lint.py and test_emulated.py; what makes the host wait is in test_waiting.py, and
-work on another device than the current one in test_several.py, too.
+Each fault is a line that NumPy has no objection to, or another one than CuPy. It is run as if it stood in a file of
+minicnn's. Faults that the double does not see are in test_lint.py and test_emulated.py; what makes the host wait is in
+test_waiting.py, and work on another device than the current one in test_several.py, too.
 """
 
 import json
