@@ -1,7 +1,7 @@
 # make demo    train LeNet-5 on MNIST, from nothing, and test it
 # make test    the test suite, and most of it again on a strict double of CuPy; LONG=1 adds the long tests
 # make test-cupysim  the tests on CuPy itself, on an emulated device, where ../shared/cupysim is; LONG=1: and heavy ones
-# make bench   measure against PyTorch and others, about 20 minutes; QUICK=1: a glance that is not kept, in 3
+# make bench   measure against PyTorch and others, about 45 minutes; QUICK=1: a glance that is not kept, in 3
 # make lint    ruff, mypy, and what a GPU would refuse
 # make clean   remove the virtual environments and what the tools left behind
 #

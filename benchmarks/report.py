@@ -151,7 +151,7 @@ def section(results: Results) -> str:
     if not results:
         return (
             "No run has been kept yet: `make bench` measures minicnn beside PyTorch, DeZero, MyGrad and Chainer, in\n"
-            "about 20 minutes, and writes the tables and the picture here."
+            "about 45 minutes, and writes the tables and the picture here."
         )
     text = (
         "A training step (forward, backward, SGD with momentum and weight decay) and inference, beside PyTorch. "

@@ -148,14 +148,12 @@ def run(work: Callable[[Part], Any], parts: Sequence[Part]) -> None:
     errors: list[BaseException] = []
 
     def take_parts() -> None:
-        _inside.busy = True
         try:
-            while not errors and (i := next(ticket)) < len(parts):
-                work(parts[i])
+            with alone():
+                while not errors and (i := next(ticket)) < len(parts):
+                    work(parts[i])
         except BaseException as error:
             errors.append(error)
-        finally:
-            _inside.busy = False
 
     helpers = _borrow(wanted)
     for helper in helpers:  # each in this thread's context, NumPy's error state included
@@ -179,7 +177,7 @@ def run(work: Callable[[Part], Any], parts: Sequence[Part]) -> None:
 
 @contextmanager
 def alone(condition: bool = True) -> Iterator[None]:
-    """Inside, if so, `run` keeps all parts on this thread: work that is done before a helper has woken up."""
+    """Inside, if so, `run` keeps all parts on this thread: parts of parts, and what a helper would be late for."""
     before = getattr(_inside, "busy", False)
     _inside.busy = before or condition
     try:
