@@ -500,8 +500,9 @@ def fit(
         on_epoch: called with the epoch's entry in the history after each epoch.
         accumulate: batches whose gradients make one step; each image of them counts alike.
         clip_norm, clip_value: bounds for the gradients (`minicnn.nn.utils`).
-        non_finite: what to do when a loss or a gradient is not finite: ``"stop"``, or ``"skip"`` the step. Either way
-            weights, buffers, optimiser and schedule stay as they were. After `MAX_SKIPPED` in a row it stops too.
+        non_finite: what to do when a loss, gradient or buffer is not finite: ``"stop"``, or ``"skip"`` the step.
+            Either way weights, buffers, optimiser and schedule stay as they were. After `MAX_SKIPPED` in a row it stops
+            too.
         evaluate_every: evaluate `test_loader` within epochs too, every so many steps. Where that is after the last step
             of an epoch, it is the one evaluation for both.
         patience: stop when so many evaluations in a row have not lowered the loss on `test_loader`; one that is not
