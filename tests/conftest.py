@@ -78,6 +78,36 @@ def pytest_configure(config):
 PROBLEM = pytest.StashKey[str | None]()  # why no CUDA device works
 
 
+# What MINICNN_REQUIRE_GPU lets be skipped: the machine lacks it, or it is no GPU's matter.
+MAY_BE_SKIPPED = (
+    "needs two CUDA devices", "a device has no longer floats", "on a GPU it is up to chance",
+    "could not import 'torch'", "an optional check: it needs torch",
+)  # fmt: skip
+
+
+def _refuse_to_skip(config, report):
+    """Where MINICNN_REQUIRE_GPU is set, a test that is skipped has failed."""
+    if not report.skipped or hasattr(report, "wasxfail") or config.option.device != "cuda":
+        return
+    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    if os.environ.get("MINICNN_REQUIRE_GPU") and not any(text in reason for text in MAY_BE_SKIPPED):
+        report.outcome, report.longrepr = "failed", f"MINICNN_REQUIRE_GPU is set, and this is skipped: {reason}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item):
+    report = yield
+    _refuse_to_skip(item.config, report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector):
+    report = yield
+    _refuse_to_skip(collector.config, report)
+    return report
+
+
 def means_gpu(expression: str) -> bool:
     """Whether `-m expression` selects nothing but tests that are marked gpu."""
     names = sorted(set(re.findall(r"\w+", expression)) - {"and", "or", "not", "gpu"})
@@ -106,7 +136,7 @@ def pytest_report_header(config):
 
 def pytest_ignore_collect(collection_path, config):
     """On a device only what can run there."""
-    if config.option.device == "cpu" or collection_path == TESTS:
+    if config.option.device == "cpu" or TESTS not in collection_path.parents:
         return None
     return None if collection_path.relative_to(TESTS).parts[0] in ON_DEVICES else True
 

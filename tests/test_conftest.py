@@ -96,3 +96,50 @@ def test_what_was_exercised_is_said_quietly_too(tmp_path, options, said):
         command, cwd=Path(__file__).parents[1], env=environment, capture_output=True, text=True, check=False
     )
     assert any(line.startswith(said) for line in run.stdout.splitlines()), run.stdout + run.stderr
+
+
+# A device that works without CuPy, under CuPy's name.
+DOUBLE = """
+import sys
+from tests.device import double
+sys.modules.update(cupy=double.make(), cupyx=double.make_cupyx())
+"""
+SKIPPING = """
+import pytest
+
+def test_that_runs(): pass
+def test_whose_library_is_missing(): pytest.importorskip("no_such_library")
+@pytest.mark.skip(reason="not today")
+def test_that_is_marked(): pass
+@pytest.mark.xfail(reason="known")
+def test_that_is_known_to_fail(): assert False
+def test_for_two_devices(): pytest.skip("needs two CUDA devices")
+"""
+
+
+def on_a_device(folder, test, required):
+    """What pytest says of the file `test`, which runs on a device."""
+    (folder / "cupy.py").write_text(DOUBLE, "utf-8")
+    (folder / "test_some.py").write_text(test, "utf-8")
+    environment = os.environ | {"PYTHONPATH": str(folder), "MINICNN_REQUIRE_GPU": required}
+    command, root = [*PYTEST, "--device", "cuda", "-rEf", str(folder / "test_some.py")], Path(__file__).parents[1]
+    return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_where_a_gpu_is_required_a_skip_is_a_failure(tmp_path):
+    done = on_a_device(tmp_path, SKIPPING, "1")
+    assert done.returncode == 1 and "1 failed, 1 passed, 1 skipped, 1 xfailed" in done.stdout, done.stdout
+    failed = done.stdout.partition("short test summary")[2]
+    assert "test_whose_library_is_missing" in failed and "test_that_is_marked" in failed
+    assert "MINICNN_REQUIRE_GPU is set, and this is skipped: Skipped: not today" in done.stdout
+
+
+def test_where_none_is_required_a_skip_is_one(tmp_path):
+    done = on_a_device(tmp_path, SKIPPING, "")
+    assert done.returncode == 0 and "1 passed, 3 skipped, 1 xfailed" in done.stdout, done.stdout
+
+
+@pytest.mark.parametrize(("required", "returned"), [("1", 2), ("", 5)])  # interrupted; no tests ran
+def test_a_whole_file_that_is_skipped_is_a_failure_too(tmp_path, required, returned):
+    done = on_a_device(tmp_path, "import pytest\npytest.importorskip('no_such_library')\n", required)
+    assert done.returncode == returned and ("this is skipped" in done.stdout) == bool(required), done.stdout

@@ -1,10 +1,10 @@
 """A strict double of CuPy: NumPy inside, and stricter than CuPy outside.
 
 `install()` puts it where ``import cupy`` finds it, so that ``minicnn.device("cuda:0")`` works without a GPU. It has the
-names and keywords that the real wheel has (`cupy_api.json`, recorded by `record_api.py`) and no others, and refuses
+names and parameters that the real wheel has (`cupy_api.json`, recorded by `record_api.py`) and no others, and refuses
 
-- what CuPy refuses: host arrays and lists in arithmetic, ``np.`` functions that would convert, ``where=``, missing
-  names, missing keywords, ``range`` of a result, ...
+- what CuPy refuses: host arrays and lists of numbers where arrays are wanted, ``np.`` functions that would convert,
+  ``where=``, missing names, missing keywords, arguments too many or too few, ``range`` of a result, ...
 - what CuPy accepts in silence, at a price: NumPy's functions, host arrays as indices, NumPy's scalars in arithmetic,
   and work on an array while another device is current, whose result would lie on that other device.
 
@@ -33,7 +33,7 @@ import numpy as np
 
 import minicnn
 
-from .lint import BEHIND
+from .signature import LISTS, NUMBERS_TOO, ONE, SEVERAL, bound, each
 from .waiting import FORMS, waits
 
 API = json.loads(Path(__file__).with_name("cupy_api.json").read_text("utf-8"))
@@ -201,10 +201,22 @@ def _quiet(function: Callable, *args: Any, **kwargs: Any) -> Any:
         return function(*args, **kwargs)
 
 
-def _check_keywords(name: str, given: Any, known: Any) -> None:
-    for keyword in given:
-        if known is not None and keyword not in (*known, *BEHIND.get(name, ())):
-            raise TypeError(f"cupy.{name}() got an unexpected keyword argument {keyword!r}")
+def _fits(name: str, parameters: list[str], args: tuple, kwargs: dict[str, Any], method: bool = False) -> None:
+    """Refuse a call that does not fit CuPy's signature, and lists or numbers where CuPy wants arrays."""
+    where = f"cupy.{'ndarray.' * method}{name}"
+    try:
+        arguments = bound(name, parameters, args, kwargs)
+    except TypeError as error:
+        raise TypeError(f"{where}(): {error}") from None
+    first = None if method or name in NUMBERS_TOO else next(iter(arguments), None)
+    for parameter, value in each(arguments, parameters):
+        several = isinstance(value, list | tuple) and parameter not in LISTS
+        if several and not (parameter in SEVERAL and all(isinstance(part, ndarray) for part in value)):
+            raise TypeError(f"{where}: {parameter} is a {type(value).__name__} where CuPy wants its arrays")
+        if parameter in SEVERAL and not several and not isinstance(value, ndarray):
+            raise TypeError(f"{where}: Only tuple or list is allowed for {parameter}")
+        if parameter == first and parameter in ONE and isinstance(value, SCALARS):
+            raise TypeError(f"{where}: {parameter} is a {type(value).__name__} where CuPy wants an array")
 
 
 # ------------------------------------------------------------------------------------------------------- arrays
@@ -332,7 +344,7 @@ class ndarray:
         def method(*args: Any, **kwargs: Any) -> Any:
             if looking():
                 return _seen(getattr(self._host, name)(*_host(args), **_host(kwargs)), self._on)
-            _check_keywords(f"ndarray.{name}", kwargs, known)
+            _fits(name, known, args, kwargs, method=True)
             if waits(name, args, kwargs, _is_array):
                 _sync()
             result = _quiet(getattr(self._host, name), *_inside(args, name), **_inside_values(kwargs, name))
@@ -476,11 +488,12 @@ PREDICATES = ("result_type", "promote_types", "can_cast", "issubdtype", "finfo",
               "may_share_memory", "shares_memory")  # fmt: skip
 
 
-def _function(name: str, known: Any, function: Callable) -> Callable:
+def _function(name: str, known: list[str], function: Callable) -> Callable:
     def call(*args: Any, **kwargs: Any) -> Any:
-        _check_keywords(name, kwargs, known)
         if name in PREDICATES:
+            bound(name, known, args, kwargs)
             return function(*_inside(args, name, here=False), **kwargs)
+        _fits(name, known, args, kwargs)
         if name in LENGTHS and any(isinstance(x, ndarray) for x in args[:1]):
             raise TypeError(f"cupy.{name}: 'ndarray' object cannot be interpreted as an integer")
         if waits(name, args if name in FORMS else args[1:], kwargs, _is_array):
@@ -517,7 +530,7 @@ class Namespace(types.ModuleType):
             raise AttributeError(f"module 'cupy' has no attribute {full!r}")
         if entry["kind"] == "ufunc":
             return Ufunc(name)
-        return _function(full, entry.get("parameters"), getattr(self._numpy, name))
+        return _function(full, entry["parameters"], getattr(self._numpy, name))
 
 
 class CUDARuntimeError(RuntimeError):

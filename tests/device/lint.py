@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .signature import LISTS, SEVERAL, bound, each
 from .waiting import ALWAYS, FORMS
 
 API = json.loads(Path(__file__).with_name("cupy_api.json").read_text("utf-8"))
@@ -87,13 +88,13 @@ DTYPES = ALLOWED["dtypes and constants"]
 ANYWHERE = {name for names in ALLOWED.values() for name in names}
 PLAIN_ANSWERS = {"broadcast_shapes", "can_cast", "dtype", "finfo", "issubdtype", "prod", "promote_types", "result_type"}
 
-# What the table cannot tell: keywords that a signature has and the function refuses, or has behind ``**kwargs``.
+# What the table cannot tell: keywords that a signature has and the function refuses.
 REFUSED = {("astype", "casting"), ("astype", "subok")}
-BEHIND = {"einsum": ("dtype", "optimize"), "pad": ("constant_values", "end_values", "reflect_type", "stat_length")}
 CREATORS = ("arange", "empty", "eye", "full", "identity", "linspace", "ones", "tri", "zeros")
 # Keywords of methods that share a name with the array's: a Tensor's, a list's.
 NOT_ARRAYS = {"dim", "keepdim", "correction", "unbiased", "key", "reverse"}
 
+LITERALS = ast.List | ast.Tuple | ast.ListComp
 Place = str | None  # of a value: ARRAY of the host, PLAIN Python, or None, which may be on a device
 ARRAY, PLAIN = "an array of the host", "plain"
 PLAIN_ATTRIBUTES = {"shape", "dtype", "ndim", "size", "strides", "nbytes", "itemsize", "device"}
@@ -310,9 +311,15 @@ class Neutral(Imports):
             for keyword in given:
                 if keyword not in API["ufuncs"]["keywords"]:
                     yield f"cupy.{name} has no keyword {keyword!r}: a ufunc takes out, dtype and casting alone"
+            nin = entry["nin"]
+            if not nin <= len(node.args) <= nin + 1 and not any(isinstance(a, ast.Starred) for a in node.args):
+                yield f"cupy.{name} takes {nin} or {nin + 1} arguments by position, here are {len(node.args)}"
+            for value in node.args:
+                if isinstance(value, LITERALS):
+                    yield f"cupy.{name}: {ast.unparse(value):.40} where CuPy wants its arrays"
         elif entry is not None:
-            yield from _arguments(f"cupy.{name}", entry["parameters"], node, BEHIND.get(name, ()))
-            if name in CREATORS and "dtype" not in given and len(node.args) <= entry["parameters"].index("dtype"):
+            yield from _arguments(name, entry["parameters"], node)
+            if name in CREATORS and "dtype" not in given and len(node.args) <= entry["parameters"].index("dtype="):
                 yield f"xp.{name} without dtype= makes float64 or what the platform likes"
         yield from self.waiting(name, node)
         if name not in ("asarray", "array"):
@@ -329,7 +336,7 @@ class Neutral(Imports):
             return
         for keyword in sorted(k for n, k in REFUSED if n == name and k in given):
             yield f"cupy.ndarray.{name} refuses the keyword {keyword!r}"
-        yield from _arguments(f"cupy.ndarray.{name}", API["ndarray"]["methods"][name], node)
+        yield from _arguments(name, API["ndarray"]["methods"][name], node, method=True)
         yield from self.waiting(name, node)
         if self.kernels and name in ("item", "tolist"):
             yield f"{name} in a kernel makes the host wait for the device"
@@ -576,17 +583,22 @@ def _known(chain: str) -> Iterator[str]:
                 yield f"cupy.{chain} is not supported: {method} works for {', '.join(works[:4])}"
 
 
-def _arguments(name: str, known: list[str] | None, node: ast.Call, more: tuple[str, ...] = ()) -> Iterator[str]:
-    """Keywords and positional arguments that the table does not have."""
-    if known is None:
+def _arguments(name: str, parameters: list[str], node: ast.Call, method: bool = False) -> Iterator[str]:
+    """Arguments that are too many or missing, keywords that the table does not have, and lists in place of arrays."""
+    where = f"cupy.{'ndarray.' * method}{name}"
+    args = tuple(a for a in node.args if not isinstance(a, ast.Starred))
+    keywords = {k.arg: k.value for k in node.keywords if k.arg}
+    seen = len(args) == len(node.args) and len(keywords) == len(node.keywords)  # nothing behind * or **
+    try:
+        arguments = bound(name, parameters, args, keywords, all_of_them=seen)
+    except TypeError as error:
+        yield f"{where}: {error}"
         return
-    for keyword in (k.arg for k in node.keywords if k.arg):
-        if keyword not in (*known, *more):
-            yield f"{name} has no keyword {keyword!r}"
-    most = next((i for i, parameter in enumerate(known) if parameter.startswith("*")), len(known))
-    takes_any = most < len(known) and known[most] != "*" and not known[most].startswith("**")
-    if len(node.args) > most and not takes_any and not any(isinstance(a, ast.Starred) for a in node.args):
-        yield f"{name} takes {most} arguments by position, here are {len(node.args)}"
+    for parameter, value in each(arguments, parameters) if seen and name not in ("asarray", "array") else ():
+        if isinstance(value, LITERALS) and parameter not in LISTS:
+            parts = [value.elt] if isinstance(value, ast.ListComp) else value.elts
+            if parameter not in SEVERAL or any(isinstance(part, ast.Constant) for part in parts):
+                yield f"{where}: {ast.unparse(value):.40} where CuPy wants its arrays"
 
 
 def main() -> int:

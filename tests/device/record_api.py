@@ -15,8 +15,9 @@ The table::
     ndarray            attributes, methods and their parameters, and what NumPy's has that CuPy's is `missing`
     random             the names in ``cupy.random`` and the methods of its two generators
 
-Parameters are written as in a signature, without defaults: ``*shape`` takes any number, after ``*`` come keywords only.
-They are null where the wheel does not tell: it is compiled, and its text does not begin with the signature.
+Parameters are written as in a signature: ``axis=`` may be left out, ``*shape`` takes any number, after ``*`` come
+keywords only (signature.py reads them). They are null where the wheel does not tell: it is compiled, and its text does
+not begin with the signature.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ UFUNCS: dict[str, Any] = {
 
 
 def parameters(function: Any) -> list[str] | None:
-    """The parameters as in a signature, without defaults; None where the wheel does not tell."""
+    """The parameters as in a signature, but for the defaults' values; None where the wheel does not tell."""
     try:
         text = str(inspect.signature(function))
     except (TypeError, ValueError):  # compiled: its text begins with "name(self, a, int b=None) -> ..."
@@ -53,7 +54,7 @@ def parameters(function: Any) -> list[str] | None:
         text = found[1]
     text = text.rpartition(" -> ")[0] or text
     names = [re.sub(r"^\w+ (?=\w)", "", part.strip()) for part in _split(text[1:-1])]
-    names = [re.match(r"[*\w]*", name)[0] for name in names]  # type: ignore[index]  # it matches at least nothing
+    names = [re.sub(r"^([*\w]*)[^=]*(=?).*", r"\1\2", name, flags=re.DOTALL) for name in names]
     return [name for name in names if name not in ("", "self")]
 
 

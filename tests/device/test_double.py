@@ -17,8 +17,43 @@ from tests.device import double
 
 pytestmark = pytest.mark.host
 
+# As below; test_emulated.py shows that CuPy itself refuses each of these.
+LISTS_AND_ARITY = {
+    "a list of numbers for where": "xp.where(a > 2, a, [0.0] * 4)",
+    "one number in a list for where": "xp.where(a > 2, b, [0])",
+    "a list of bounds for clip": "xp.clip(a, [0, 0, 0, 0], 1)",
+    "a list of bounds for an array's clip": "a.clip(0, [1, 1, 1, 1])",
+    "lists of numbers joined": "xp.concatenate([a, [[1, 2, 3, 4]]])",
+    "numbers stacked": "xp.stack([1.0, 2.0])",
+    "a list in a product": "xp.dot(rows, [1, 2, 3])",
+    "a list in an array's product": "rows.dot([1, 2, 3])",
+    "a list in a matrix product": "xp.matmul(a, [1, 2, 3, 4])",
+    "a list in a tensor product": "xp.tensordot(a, [1, 2, 3, 4], axes=1)",
+    "the sum of a list": "xp.sum([1.0, 2.0])",
+    "the sum of a list of results": "xp.sum([a.sum(), b.sum()])",
+    "the sum of a number": "xp.sum(2.0)",
+    "the largest of a list": "xp.max([1.0, 2.0])",
+    "the transpose of a list": "xp.transpose([[1, 2], [3, 4]])",
+    "a list, padded": "xp.pad([1, 2], 1)",
+    "zeros like a list": "xp.zeros_like([1, 2])",
+    "an axis for a list": "xp.expand_dims([1, 2], 0)",
+    "a list, broadcast": "xp.broadcast_to([1, 2], (2, 2))",
+    "a list's axes swapped": "xp.swapaxes([[1, 2]], 0, 1)",
+    "a list, repeated": "xp.repeat([1, 2], 2)",
+    "the norm of a list": "xp.linalg.norm([3.0, 4.0])",
+    "take_along_axis without its axis": "xp.take_along_axis(a, i[:, None])",
+    "clip without its bounds": "xp.clip(a)",
+    "a fifth argument of max": "a.max(0, None, True, -1.0)",
+    "a sixth argument of sum": "xp.sum(a, 0, None, None, True, 0.0)",
+    "swapaxes of one axis": "a.swapaxes(0)",
+    "an axis given twice": "xp.sum(a, 0, axis=1)",
+}
+
 # With a, b (3, 4) and rows (3,) arrays of the device, n (3, 4) one of the host, i [2, 0, 1] integers of the device.
-FAULTS = {
+FAULTS = LISTS_AND_ARITY | {
+    "take by a list, a transfer in silence": "xp.take(a, [0, 2])",
+    "an array's take by a list": "rows.take([0, 2])",
+    "results in a list for CuPy to stack": "xp.asarray([a.sum(), 1.0])",
     "where= of an operation": "xp.sqrt(a, where=a > 0)",
     "order= of an operation": "xp.add(a, b, order='C')",
     "where= of a sum": "a.sum(where=a > 0)",
@@ -153,6 +188,10 @@ RIGHT = [
     "xp.concatenate([a, b], axis=1)", "xp.lib.stride_tricks.sliding_window_view(a, (2, 2))", "a.clip(0, 1)",
     "xp.expand_dims(rows, 0)", "a.astype('f8', copy=False)", "2 ** a", "-a // 2", "xp.result_type(a, 'f8')",
     "xp.pad(a, 1, constant_values=-1.0)", "far.T", "far[1:, ::2]", "far.reshape(12)", "far.get()", "float(far[0, 0])",
+    "xp.concatenate((a, b))", "xp.stack([rows, rows], axis=1)", "xp.transpose(a, [1, 0])", "a.transpose([1, 0])",
+    "a.reshape([4, 3])", "xp.pad(a, [(1, 1), (0, 2)])", "xp.tensordot(a, b, axes=[[1], [1]])", "a.sum(axis=(0, 1))",
+    "xp.einsum('ij,kj->ik', a, b)", "xp.split(a, [1, 2])", "xp.broadcast_shapes((3, 1), (4,))", "xp.argmax(a, 0)",
+    "xp.matmul(a, b.T, out=xp.empty((3, 3), dtype='f'))", "xp.result_type('f4', 'f8')", "xp.concatenate(a)",
     "far.astype('f4', copy=False)", "list(far)", "far.tolist()", "xp.asarray(far)", "xp.may_share_memory(far, far)",
 ]  # fmt: skip
 

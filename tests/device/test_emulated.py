@@ -19,6 +19,7 @@ import pytest
 from minicnn import backend
 from minicnn.kernels import conv, pool, shape
 from tests.device import double, lint
+from tests.device.test_double import LISTS_AND_ARITY
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -127,6 +128,13 @@ def test_memory_that_was_never_written_shows(line, cupy):
     right = line.replace("empty", "zeros")
     np.testing.assert_array_equal(computed(right, cupy), computed(right, np))
     assert not np.array_equal(computed(line, cupy), computed(right, np))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("line", LISTS_AND_ARITY.values(), ids=LISTS_AND_ARITY)
+def test_the_double_refuses_what_cupy_does(line, emulated):
+    with pytest.raises((TypeError, ValueError, AttributeError)):
+        computed(f"y = {line}", emulated)
 
 
 G = np.arange(1, 9, dtype=np.float32)
