@@ -1,6 +1,7 @@
 # make demo    train LeNet-5 on MNIST, from nothing, and test it
 # make test    the test suite, and most of it again on a strict double of CuPy; LONG=1 adds the long tests
 # make test-cupysim  the tests on CuPy itself, on an emulated device, where ../shared/cupysim is; LONG=1: and heavy ones
+# make test-no-driver  the test suite with CuPy's wheel and without a driver for it
 # make bench   measure against PyTorch and others, about 45 minutes; QUICK=1: a glance that is not kept, in 3
 # make lint    ruff, mypy, and what a GPU would refuse
 # make clean   remove the virtual environments and what the tools left behind
@@ -30,31 +31,31 @@ CUPYSIM = ../shared/cupysim
 ON_CUPYSIM = . .venv/cupysim/env.sh; export MINICNN_REQUIRE_GPU=1 PYTHONPATH=.
 PYTEST_ON_CUPYSIM = .venv/cupysim/venv/bin/python -m pytest -q -p no:cacheprovider -m "gpu$(if $(LONG),, and not heavy)"
 NETWORKS = tests/inspect tests/lab tests/models
-REVERSED = tests/kernels tests/test_op_gradients.py tests/test_functional.py tests/test_engine.py tests/test_module.py \
-    tests/test_optim.py tests/test_clip.py tests/test_init.py tests/test_gradcheck.py \
-    tests/test_train.py::test_fit_steps_as_one_would_by_hand \
-    'tests/models/test_learning.py::test_learns_one_batch_by_heart[lenet5-modern]'
-PARTS_ON_CUPYSIM = cupysim-networks cupysim-operations cupysim-selfcheck cupysim-reversed cupysim-no-driver
-CUPYS_WHEEL = .venv/cupysim/cupy-cuda12x-14.2.0
-.PHONY: test-cupysim $(PARTS_ON_CUPYSIM)
+PARTS_ON_CUPYSIM = cupysim-networks cupysim-networks-reversed cupysim-operations cupysim-operations-reversed \
+    cupysim-selfcheck cupysim-selfcheck-reversed
+CUPYS_WHEEL = .venv/cupy-cuda12x-14.2.0
+.PHONY: test-cupysim $(PARTS_ON_CUPYSIM) test-no-driver
 test-cupysim: .venv/test/$(READY)
 	@$(CUPYSIM)/build.sh $(CURDIR)/.venv/cupysim
 	@$(MAKE) --no-print-directory --output-sync -j $(JOBS) $(PARTS_ON_CUPYSIM)
 
-cupysim-networks:
+# Reversed: all threads, blocks and loops from the last to the first.
+%-reversed: export CUPYSIM_REVERSE = 1
+cupysim-networks cupysim-networks-reversed:
 	@$(ON_CUPYSIM); $(PYTEST_ON_CUPYSIM) --at-least 1300 $(NETWORKS)
-cupysim-operations: # on the second of two devices, while the first is current
-	@$(ON_CUPYSIM) CUPYSIM_DEVICES=2; $(PYTEST_ON_CUPYSIM) --device cuda:1 --at-least 3100 $(NETWORKS:%=--ignore=%)
-cupysim-selfcheck:
+cupysim-operations cupysim-operations-reversed: # on the second of two devices, while the first is current
+	@$(ON_CUPYSIM) CUPYSIM_DEVICES=2; $(PYTEST_ON_CUPYSIM) --device cuda:1 --at-least 3200 $(NETWORKS:%=--ignore=%)
+cupysim-selfcheck cupysim-selfcheck-reversed:
 	@$(ON_CUPYSIM); .venv/cupysim/venv/bin/python -m minicnn selfcheck --device cuda
-cupysim-reversed: # all threads, blocks and loops from the last to the first
-	@$(ON_CUPYSIM) CUPYSIM_REVERSE=1; $(PYTEST_ON_CUPYSIM) --at-least 2400 $(REVERSED)
-	@$(ON_CUPYSIM) CUPYSIM_REVERSE=1; .venv/cupysim/venv/bin/python -m minicnn selfcheck --quick
-cupysim-no-driver: # CuPy's wheel as it comes, and nothing emulated
-	@[ -e $(CUPYS_WHEEL) ] || { rm -rf $(CUPYS_WHEEL).part && .venv/test/bin/python -m pip install --quiet --no-deps \
-	    --disable-pip-version-check --target $(CUPYS_WHEEL).part cupy-cuda12x==14.2.0 cuda-pathfinder && \
-	    mv $(CUPYS_WHEEL).part $(CUPYS_WHEEL); }
-	@MINICNN_CUPY_WHEEL=$(CUPYS_WHEEL) .venv/test/bin/python -m pytest -q --at-least 6 tests/device/test_no_driver.py
+
+# The suite once more where CuPy's wheel is installed as it comes, and there is no driver. The page and the notebooks
+# never ask for CuPy.
+test-no-driver: .venv/test/$(READY)
+	@[ -e $(CUPYS_WHEEL) ] || { mkdir -p .venv && rm -rf $(CUPYS_WHEEL).part && .venv/test/bin/python -m pip install \
+	    --quiet --no-deps --disable-pip-version-check --target $(CUPYS_WHEEL).part cupy-cuda12x==14.2.0 cuda-pathfinder \
+	    && mv $(CUPYS_WHEEL).part $(CUPYS_WHEEL); }
+	@PYTHONPATH=$(CURDIR)/$(CUPYS_WHEEL) MINICNN_CUPY_WHEEL=$(CURDIR)/$(CUPYS_WHEEL) .venv/test/bin/python -m pytest \
+	    -n $(JOBS) -m "not long and not gpu and not page" --ignore tests/notebooks --at-least 6800
 
 bench: .venv/bench/peers
 ifdef QUICK
