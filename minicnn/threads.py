@@ -203,9 +203,12 @@ def _borrow(wanted: int) -> list[_Helper]:
     return helpers
 
 
-def pieces(total: int, most: int) -> list[slice]:
-    """0 to `total` in slices of about the same length, none longer than `most` (or 1)."""
+def pieces(total: int, most: int, even: bool = False) -> list[slice]:
+    """0 to `total` in slices of about the same length, none longer than `most` (or 1); if there are a few, an `even`
+    number of them, so that two threads take as many each."""
     count = max(-(-total // max(most, 1)), 1)
+    if even and 1 < count < min(total, 16):
+        count += count % 2
     return [slice(i * total // count, (i + 1) * total // count) for i in range(count)]
 
 

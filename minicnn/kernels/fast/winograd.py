@@ -116,24 +116,28 @@ class Tiles:
     def parts(self, total: int, block: Block) -> list[slice]:
         """All channels or filters for a transform; a shared block's are divided among threads."""
         most = self.at_once(block)
-        return pieces(total, min(most, -(-total // LEAST_BLOCKS)) if self.shared else most)
+        return pieces(total, min(most, -(-total // LEAST_BLOCKS)), even=True) if self.shared else pieces(total, most)
 
     def products(self) -> list[slice]:
         """The 36, a shared block's in parts that threads take."""
         return pieces(TILE**2, 6 if self.shared else TILE**2)
 
     def some_filters(self, block: Block) -> list[slice]:
-        """A shared block's filters, for threads to take; where it pays, so few that the products are not packed."""
-        unpacked = UNPACKED // (self.channels * prod(self.size(block)))
-        most = -(-self.filters // LEAST_BLOCKS)
-        return pieces(self.filters, min(unpacked, most) if unpacked >= LEAST_FILTERS else 2 * most)
+        """A shared block's filters, for threads to take; where it pays, so few that the products are not packed: not
+        with rows of V that lie 512 bytes apart, as then they fall on each other in the cache."""
+        tiles, most = prod(self.size(block)), -(-self.filters // LEAST_BLOCKS)
+        unpacked = UNPACKED // (self.channels * tiles)
+        pays = unpacked >= LEAST_FILTERS and tiles % 128
+        return pieces(self.filters, min(unpacked, most) if pays else 2 * most, even=True)
 
     def _twice(self, matrix: np.ndarray, x: np.ndarray, out: np.ndarray) -> None:
-        """(matrix ⊗ matrix) x, for x (i, j, N) and out (k, l, N): first the rows of tiles, then the columns."""
-        k, (i, j, n) = len(matrix), x.shape
-        rows = scratch("half", (k, j * n), self.dtype)
-        np.matmul(matrix, x.reshape(i, j * n), out=rows)
-        np.matmul(matrix, rows.reshape(k, j, n), out=out)
+        """(matrix ⊗ matrix) x, for x (i, j, N) and out (k, l, N): along a tile's rows, then along its columns.
+
+        Each as products of N columns, that BLAS takes as they are; one with all the columns would be packed first.
+        """
+        rows = scratch("half", (len(x), len(matrix), x.shape[2]), self.dtype)
+        np.matmul(matrix, x, out=rows)
+        np.matmul(matrix, rows.transpose(1, 0, 2), out=out.transpose(1, 0, 2))
 
     def inputs(self, x: np.ndarray, block: Block, channels: slice, v: np.ndarray) -> None:
         """V of some channels, into their `v` (36, C, T)."""
