@@ -19,6 +19,12 @@ from pathlib import Path
 from typing import Any
 
 PEERS = {"PyTorch": "torch", "DeZero": "dezero", "MyGrad": "mygrad", "Chainer": "chainer"}  # by name, pip's name
+# They have a library compute as if the processor had less than it has. Who wants the same bits on several processors
+# sets them; a reader's computer does not have them, so contenders run without.
+HOLDING_BACK = (
+    "ATEN_CPU_CAPABILITY", "DNNL_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "NPY_DISABLE_CPU_FEATURES",
+    "ONEDNN_MAX_CPU_ISA", "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE",
+)  # fmt: skip
 BUSY = 0.2  # from so many processors on that others keep busy, before anything begins, times are not to be kept
 
 
@@ -68,9 +74,10 @@ def busy(seconds: float = 3.0, path: str = "/proc/stat") -> float | None:
 
 def describe(machine: dict[str, Any]) -> str:
     versions = ", ".join(f"{package} {number}" for package, number in machine["versions"].items())
+    kernels = f", BLAS for {machine['blas']}" if machine.get("blas") else ""
     return (
         f"{machine['processor']} ({machine['processors']} processors, {machine['system']}), "
-        f"Python {machine['python']}, {versions}"
+        f"Python {machine['python']}, {versions}{kernels}"
     )
 
 
@@ -121,7 +128,7 @@ class Worker:
         self.process = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("worker.py")), library, str(threads)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-            env=os.environ | variables,
+            env={name: value for name, value in os.environ.items() if name not in HOLDING_BACK} | variables,
         )  # fmt: skip
 
     def ask(self, command: str, **arguments: Any) -> dict[str, Any]:

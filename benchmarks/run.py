@@ -318,6 +318,8 @@ def write(path: Path, about: Row, rows: list[Row]) -> None:
 def main() -> None:
     options = parse()
     where, others = machine(), busy()
+    with Worker("minicnn", options.threads) as worker:
+        where["blas"] = worker.ask("hello")["blas"]
     print(describe(where), f"{options.threads} threads", where["date"], sep="; ")
     if others and others > BUSY:
         print(f"The machine is busy (others use {others} of its processors): do not keep these numbers.")

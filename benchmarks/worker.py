@@ -47,7 +47,10 @@ class Contender:
         self.entrant: Any = None
 
     def hello(self) -> dict[str, Any]:
-        return {"version": version(PACKAGES[self.name]) if self.name in PACKAGES else minicnn.__version__}
+        """The library's version, and for which processors NumPy's BLAS has chosen its kernels."""
+        kernels = [blas["architecture"] for blas in minicnn.threads.blas_libraries() or [] if "architecture" in blas]
+        number = version(PACKAGES[self.name]) if self.name in PACKAGES else minicnn.__version__
+        return {"version": number, "blas": kernels[0] if kernels else None}
 
     def set_threads(self) -> None:
         """Give the library its threads; minicnn, which also lists the network for the others, has held BLAS at one."""

@@ -60,8 +60,11 @@ def _blas() -> str:
 
 
 def _library(blas: dict[str, Any]) -> str:
-    count = blas["num_threads"]
-    return f"{blas['internal_api']} {blas['version'] or ''}, held at {count} thread{'s' * (count != 1)}"
+    count, name = blas["num_threads"], blas.get("architecture")
+    held = os.environ.get("OPENBLAS_CORETYPE") if blas["internal_api"] == "openblas" else None
+    chosen = f", for {name} processors" if name else ""
+    chosen += f" as OPENBLAS_CORETYPE is {held}: unset, it takes what this one has" if held else ""
+    return f"{blas['internal_api']} {blas['version'] or ''}{chosen}, held at {count} thread{'s' * (count != 1)}"
 
 
 def _threads() -> str:

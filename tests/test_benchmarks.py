@@ -251,6 +251,17 @@ def test_a_worker_that_refuses_or_takes_too_long(load):
             worker.ask("hello")
 
 
+def test_contenders_have_all_that_the_processor_has(load, monkeypatch):
+    """What holds a library back in this environment is not passed on."""
+    contest = load("contest")
+    monkeypatch.delenv("OPENBLAS_CORETYPE", raising=False)
+    with contest.Worker("minicnn", threads=1, timeout=60) as worker:
+        best = worker.ask("hello")["blas"]
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Prescott")
+    with contest.Worker("minicnn", threads=1, timeout=60) as worker:
+        assert worker.ask("hello")["blas"] == best != "Prescott"
+
+
 # ------------------------------------------------------------------------------------------------------- peers
 
 

@@ -502,6 +502,14 @@ def test_doctor_says_what_is_missing_and_how_to_add_it(monkeypatch):
     assert all("pip install minicnn" not in line for line in facts.values())
 
 
+def test_doctor_says_what_blas_computes_for_and_what_holds_it_back(monkeypatch):
+    blas = {"internal_api": "openblas", "version": "0.3", "architecture": "Haswell", "num_threads": 1}
+    monkeypatch.delenv("OPENBLAS_CORETYPE", raising=False)
+    assert doctor._library(blas) == "openblas 0.3, for Haswell processors, held at 1 thread"
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
+    assert "as OPENBLAS_CORETYPE is Haswell: unset, it takes what this one has" in doctor._library(blas)
+
+
 def test_doctor_withdraws_the_promise_of_equal_bits_without_threadpoolctl(monkeypatch):
     pytest.importorskip("threadpoolctl")
     assert dict(doctor.examine())["equal bits"] == "one seed gives the same bits on every run and any number of threads"

@@ -13,6 +13,7 @@ import pytest
 import minicnn
 from minicnn import Tensor, threads
 from minicnn import functional as F
+from minicnn.kernels.fast import conv
 from minicnn.kernels.fast import scratch as fast_scratch
 from minicnn.kernels.fast.scratch import scratch
 
@@ -231,6 +232,20 @@ def test_numbers_of_threads_that_cannot_be(count, monkeypatch):
     assert threads.get_num_threads() == 3
     monkeypatch.delenv("MINICNN_NUM_THREADS")
     assert threads.get_num_threads() == threads.cpu_count()
+
+
+@pytest.mark.parametrize(("architecture", "wide"), [("SkylakeX", True), ("Haswell", False), (None, False)])
+def test_blas_that_has_avx512_is_known_by_name_and_products_are_estimated_by_it(monkeypatch, architecture, wide):
+    blas = {"internal_api": "openblas"} | ({"architecture": architecture} if architecture else {})
+    monkeypatch.setattr(threads, "blas_libraries", lambda: [blas])
+    threads.wide_blas.cache_clear()
+    try:
+        assert threads.wide_blas() is wide
+        able = conv.algorithms((8, 192, 7, 7), (384, 192, 3, 3), np.dtype("f4"), (1, 1), (1, 1), (1, 1), 1)
+        quickest = min(able, key=lambda name: able[name].cost())
+        assert quickest == ("im2col" if wide else "winograd")  # where products cost half, the transforms do not pay
+    finally:
+        threads.wide_blas.cache_clear()
 
 
 def test_blas_is_held_at_one_thread_from_the_first_operation():

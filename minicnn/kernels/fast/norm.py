@@ -38,7 +38,7 @@ def _restored(columns: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 def blocks(shape: tuple[int, int, int]) -> list[slice]:
     """Channels of (N, C, L) whose numbers fit into a piece."""
-    return pieces(shape[1], PIECE // max(shape[0] * shape[2], 1))
+    return pieces(shape[1], PIECE // max(shape[0] * shape[2], 1), even=True)
 
 
 def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
