@@ -10,6 +10,7 @@ from minicnn import functional as F
 from minicnn.data import ArrayDataset, DataLoader
 from minicnn.nn.utils import clip_grad_norm_, clip_grad_value_, clip_grads_with_norm_, get_total_norm
 from minicnn.train import measure
+from tests import test_op_gradients as gradients
 from tests.device import double
 
 
@@ -393,3 +394,50 @@ def test_cupy_clips_without_waiting():
         norm = clip_grad_norm_(parameters, 0.5, error_if_nonfinite=False)
         clip_grad_value_(parameters, 1.0)
     assert float(norm) == pytest.approx(expected, rel=1e-12)
+
+
+# ------------------------------------------------------------------------------- what stands in no network's step
+
+HOSTS = {"TO_DTYPE", "TO_DEVICE"}  # the one's cases have longer floats than a device, the other's are to come back
+
+
+@pytest.mark.host
+@pytest.mark.parametrize(("name", "i"), [(name, i) for name, i in gradients.EVERY if name not in HOSTS])
+def test_an_operation_waits_for_nothing(pretended, name, i):
+    """Forward and backward, for every case that its gradient is checked with."""
+    fn, *inputs = gradients.CASES[name][i]
+    rng = np.random.default_rng(0)
+    arrays = [rng.standard_normal(x) if isinstance(x, tuple) else np.asarray(x) for x in inputs]
+    with backend.device("cuda:1"):
+        output = fn(*(Tensor(x, requires_grad=x.dtype.kind == "f") for x in arrays))
+        output.backward(Tensor(np.ones(output.shape)))
+    masked = (name, i) == ("GETITEM", 3)  # how many are chosen decides the result's shape
+    assert output.device == "cuda:1" and (pretended.to_host > 0) == masked
+
+
+OPTIMIZERS = {
+    "SGD": lambda p: optim.SGD(p, 0.1, momentum=0.9, dampening=0.1, weight_decay=0.1),
+    "Nesterov": lambda p: optim.SGD(p, 0.1, momentum=0.9, nesterov=True, maximize=True),
+    "Adam": lambda p: optim.Adam(p, 0.1, amsgrad=True, weight_decay=0.1),
+    "AdamW": lambda p: optim.AdamW(p, 0.1, amsgrad=True),
+    "RMSprop": lambda p: optim.RMSprop(p, 0.1, momentum=0.9, centered=True, weight_decay=0.1),
+}
+
+
+@pytest.mark.host
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_an_optimizer_waits_for_nothing(pretended, name):
+    with backend.device("cuda:1"):
+        parameters = [nn.Parameter(np.ones((3, 2))), nn.Parameter(np.ones(3))]
+        optimizer = OPTIMIZERS[name](parameters)
+        for _ in range(2):  # the first makes what the second finds
+            for p in parameters:
+                p.grad = backend.to_device(np.full(p.shape, 0.5), p.device)
+            optimizer.step()
+    assert pretended.to_host == 0
+
+
+def test_no_optimizer_is_forgotten():
+    kinds = {type(make([nn.Parameter(np.ones(2))])) for make in OPTIMIZERS.values()}
+    public = {kind for kind in vars(optim).values() if isinstance(kind, type) and issubclass(kind, optim.Optimizer)}
+    assert kinds == public - {optim.Optimizer}
