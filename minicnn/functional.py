@@ -801,7 +801,7 @@ def local_response_norm(
 def batch_norm(
     input: TensorLike, running_mean: TensorLike | None, running_var: TensorLike | None,
     weight: TensorLike | None = None, bias: TensorLike | None = None,
-    training: bool = False, momentum: float = 0.1, eps: float = 1e-5,
+    training: bool = False, momentum: float | Array = 0.1, eps: float = 1e-5,
 ) -> Tensor:  # fmt: skip
     """Each channel shifted and scaled to mean 0 and variance 1, then by `weight` and `bias`. Ioffe and Szegedy 2015.
 
@@ -813,6 +813,7 @@ def batch_norm(
         input: (N, C, *).
         running_mean, running_var: (C,) both; or both None, in training only.
         weight, bias: (C,) or None.
+        momentum: a number, or an array without axes on the statistics' device.
 
     Raises:
         ValueError: shapes that do not fit; training on a single value a channel, which has no variance.

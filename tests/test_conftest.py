@@ -143,3 +143,11 @@ def test_where_none_is_required_a_skip_is_one(tmp_path):
 def test_a_whole_file_that_is_skipped_is_a_failure_too(tmp_path, required, returned):
     done = on_a_device(tmp_path, "import pytest\npytest.importorskip('no_such_library')\n", required)
     assert done.returncode == returned and ("this is skipped" in done.stdout) == bool(required), done.stdout
+
+
+@pytest.mark.parametrize(("least", "returned"), [("1", 0), ("2", 1)])
+def test_fewer_tests_than_expected_are_a_failure(tmp_path, least, returned):
+    (tmp_path / "test_one.py").write_text("def test_one(): pass\n", "utf-8")
+    command, root = [*PYTEST, "--at-least", least, str(tmp_path / "test_one.py")], Path(__file__).parents[1]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == returned and ("fewer than 2 tests passed" in done.stdout) == bool(returned), done.stdout

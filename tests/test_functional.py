@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import minicnn
-from minicnn import Tensor, nn
+from minicnn import Tensor, nn, optim
 from minicnn import functional as F
 
 INF, NAN = float("inf"), float("nan")
@@ -490,3 +490,11 @@ def test_without_cupy_a_cuda_device_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)
     with pytest.raises(RuntimeError, match="CuPy: install minicnn with its extra cuda12 or cuda13"):
         T.to("cuda")
+
+
+@pytest.mark.parametrize("index", [0, (0,), (..., 0), slice(0, 1)])
+def test_an_entry_is_a_view_on_every_device(index):
+    p = nn.Parameter(np.array([1.0, 2.0]))
+    entry, p.grad = p[index], np.ones(2)
+    optim.SGD([p], lr=5, maximize=True).step()  # writes into the parameter's array
+    assert entry.item() == 6

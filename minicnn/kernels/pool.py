@@ -72,14 +72,16 @@ def _divisor(input: Array, out, size, stride, padding, count_include_pad, diviso
     """How many entries each output averages: a number, or an array (out_h, out_w) where windows stick out."""
     if divisor_override is not None:
         return divisor_override
-    counts = []
+    xp, inside = array_module(input), True
+    counts: list[Array] = []
     for n, o, k, s, p in zip(input.shape[2:], out, size, stride, padding, strict=True):
-        starts = [i * s - p for i in range(o)]
         low, high = (-p, n + p) if count_include_pad else (0, n)  # rows that ceil_mode adds are never counted
-        counts.append([min(start + k, high) - max(start, low) for start in starts])
-    if all(c == k for row, k in zip(counts, size, strict=True) for c in row):
+        inside = inside and low == -p and (o - 1) * s - p + k <= high
+        starts = xp.arange(o, dtype=xp.int64) * s - p  # made where they are used: nothing crosses
+        counts.append(xp.minimum(starts + k, high) - xp.maximum(starts, low))
+    if inside:
         return size[0] * size[1]
-    rows, columns = (array_module(input).asarray(c, dtype=input.dtype) for c in counts)
+    rows, columns = (c.astype(input.dtype) for c in counts)
     return rows[:, None] * columns
 
 

@@ -23,7 +23,11 @@ def permute_backward(grad_output, saved, needs, dims):
 
 
 def getitem_forward(input, index):
-    return input[index], input.shape
+    output = input[index]
+    if not output.shape:  # a scalar of NumPy's, and a copy: with an Ellipsis it is a view, as on a device
+        parts = index if isinstance(index, tuple) else (index,)
+        output = output if any(part is Ellipsis for part in parts) else input[(*parts, ...)]
+    return output, input.shape
 
 
 def getitem_backward(grad_output, input_shape, needs, index):

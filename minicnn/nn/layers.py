@@ -103,13 +103,13 @@ class BatchNorm2d(Module):
     def forward(self, input: Tensor) -> Tensor:
         if len(input.shape) != 4:
             raise ValueError(f"{F.located('BatchNorm2d')}: input has shape {input.shape}, and must be (N, C, H, W)")
-        momentum = self.momentum or 0.0
+        momentum: Any = self.momentum or 0.0
         training = self.training or not self.track_running_stats
         if self.training and self.track_running_stats and not is_dry_run():
             with backend.beside(self.num_batches_tracked.data):
                 self.num_batches_tracked.data += 1
-            if self.momentum is None:
-                momentum = 1 / int(self.num_batches_tracked.data)
+                if self.momentum is None:  # where the count is: to read it would make the host wait
+                    momentum = (1 / self.num_batches_tracked.data).astype(self.running_mean.dtype)
         mean, var = self.running_mean, self.running_var
         return F.batch_norm(input, mean, var, self.weight, self.bias, training, momentum, self.eps)
 

@@ -38,6 +38,7 @@ from .waiting import FORMS, waits
 
 API = json.loads(Path(__file__).with_name("cupy_api.json").read_text("utf-8"))
 PACKAGE = str(Path(minicnn.__file__).parent)
+KERNELS = str(Path(PACKAGE) / "kernels")
 INTERNAL = (str(Path(__file__).parent), str(Path(np.__file__).parent))
 UFUNC_KEYWORDS = {"out", "dtype", "casting"}
 SCALARS = (bool, int, float, complex)
@@ -47,12 +48,21 @@ DEVICES = 2
 class Counts:
     """How often something crossed since `reset`, or the host had to wait for the device."""
 
-    to_device = to_host = 0
+    to_device = to_host = from_kernels = 0
     refused = False  # by `allow_synchronize`
 
     @classmethod
     def reset(cls) -> None:
-        cls.to_device = cls.to_host = 0
+        cls.to_device = cls.to_host = cls.from_kernels = 0
+
+    @classmethod
+    def cross(cls) -> None:
+        """To the device: `from_kernels`, if a kernel sent it, that will do so at each call."""
+        cls.to_device += 1
+        frame = sys._getframe(1)
+        while frame is not None:
+            cls.from_kernels += frame.f_code.co_filename.startswith(KERNELS)
+            frame = frame.f_back
 
 
 class _Current(threading.local):
@@ -318,7 +328,11 @@ class ndarray:
             return _seen(self._host[_host(index)], self._on)
         if any(isinstance(part, ndarray) for part in (index if isinstance(index, tuple) else (index,))):
             _here(self, "getitem")  # a copy, not a view
-        return _wrapped(self._host[_index(index, self.shape)], self._on)
+        index = _index(index, self.shape)
+        found = self._host[index]
+        if isinstance(found, np.generic):  # CuPy's is a view
+            found = self._host[(*index, ...) if isinstance(index, tuple) else (index, ...)]
+        return _wrapped(found, self._on)
 
     def __setitem__(self, index: Any, value: Any) -> None:
         if looking():
@@ -437,7 +451,7 @@ class Ufunc:
         out = kwargs.pop("out", None)
         if out is not None:
             kwargs["out"] = _inside(out, self.__name__)
-        result = _quiet(self._ufunc, *args, **kwargs)
+        result = _quiet(self._ufunc, *args, **kwargs, **({} if out is not None else {"order": "C"}))
         return out if out is not None else _wrapped(result, on)
 
     def at(self, array: ndarray, index: Any, *values: Any) -> None:
@@ -465,14 +479,14 @@ def asarray(a: Any, dtype: Any = None, order: Any = None, *, blocking: bool = Fa
             a = ndarray(a._host.copy())
         return a if dtype is None or a.dtype == dtype else a.astype(dtype)
     if (isinstance(a, np.ndarray) and a.ndim) or isinstance(a, list | tuple):
-        Counts.to_device += 1
+        Counts.cross()
     return ndarray(np.array(a, dtype=dtype, order=order or "K"))  # a copy, unlike NumPy's
 
 
 def array(obj: Any, dtype: Any = None, copy: bool = True, order: Any = "K", subok: bool = False, ndmin: int = 0) -> Any:
     if isinstance(obj, ndarray):
         return ndarray(np.array(_inside(obj, "array"), dtype=dtype, copy=copy, order=order, ndmin=ndmin))
-    Counts.to_device += 1
+    Counts.cross()
     return ndarray(np.array(obj, dtype=dtype, order=order, ndmin=ndmin))
 
 
@@ -483,6 +497,7 @@ def asnumpy(a: Any, stream: Any = None, order: str = "C", out: Any = None, *, bl
 OWN: dict[str, Any] = {"asarray": asarray, "array": array, "asnumpy": asnumpy, "ndarray": ndarray, "ufunc": Ufunc}
 CONSTANTS = ("pi", "e", "inf", "nan", "newaxis", "float16", "float32", "float64", "complex64", "complex128", "bool_",
              "int8", "int16", "int32", "int64", "intp", "uint8", "uint16", "uint32", "uint64", "dtype")  # fmt: skip
+ANEW = ("clip", "concatenate", "stack", "take", "take_along_axis", "where")  # in C order, whatever comes in
 LENGTHS = ("zeros", "ones", "full", "empty", "arange", "eye", "linspace")
 PREDICATES = ("result_type", "promote_types", "can_cast", "issubdtype", "finfo", "iinfo", "broadcast_shapes",
               "may_share_memory", "shares_memory")  # fmt: skip
@@ -500,6 +515,8 @@ def _function(name: str, known: list[str], function: Callable) -> Callable:
             _sync()
         out = kwargs.get("out")
         result = _quiet(function, *_inside(args, name), **_inside_values(kwargs, name))
+        if name in ANEW:
+            result = np.asarray(result, order="C")
         return out if isinstance(out, ndarray) else _wrapped(result, _place(*args))
 
     call.__name__ = name

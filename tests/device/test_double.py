@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from minicnn import backend
-from tests.device import double
+from tests.device import double, places
 
 pytestmark = pytest.mark.host
 
@@ -168,6 +168,35 @@ def test_results_have_no_axes_and_every_crossing_counts(given):
     assert double.Counts.to_host == 3
     run("xp.asarray(n)", given)
     assert double.Counts.to_device == 1
+
+
+def test_an_entry_is_a_view_as_cupys_is(given):
+    exec(compile("entry = rows[0]; entry += 5", f"{double.PACKAGE}/planted.py", "exec"), given)
+    assert float(given["rows"][0]) == 6
+
+
+@pytest.mark.parametrize("line", ["xp.abs(a.T)", "a.T + b.T", "xp.where(a.T > 2, a.T, 0)", "xp.stack([a.T, b.T])"])
+def test_results_lie_in_c_order_whatever_comes_in(given, line):
+    assert run(line, given).flags.c_contiguous
+
+
+def test_what_kernels_send_is_counted(given):
+    double.Counts.reset()
+    eval(compile("xp.asarray([1, 2])", f"{double.KERNELS}/planted.py", "eval"), given)
+    run("xp.asarray([1, 2])", given)
+    assert (double.Counts.to_device, double.Counts.from_kernels) == (2, 1)
+
+
+def test_a_kernel_gets_arrays_of_the_device_from_the_host_s_tests(given):
+    seen = []
+
+    def some_forward(x):
+        seen.append(type(x))
+        return x, x
+
+    with backend.device("cuda:1"):
+        output, saved = places.crossing(some_forward)(given["n"])
+    assert seen == [double.ndarray] and isinstance(output, np.ndarray) and isinstance(saved, double.ndarray)
 
 
 def test_a_test_may_look(given):

@@ -413,6 +413,17 @@ def test_an_operation_waits_for_nothing(pretended, name, i):
         output.backward(Tensor(np.ones(output.shape)))
     masked = (name, i) == ("GETITEM", 3)  # how many are chosen decides the result's shape
     assert output.device == "cuda:1" and (pretended.to_host > 0) == masked
+    assert pretended.from_kernels == 0, "a kernel sends a constant at each call"
+
+
+@pytest.mark.host
+def test_an_average_of_all_batches_waits_for_nothing(pretended):
+    with backend.device("cuda:1"):
+        layer = nn.BatchNorm2d(2, momentum=None)
+        for mean in (1, 2, 6):
+            layer(Tensor(np.array([[[[mean - 1, mean + 1]]] * 2], np.float32)))
+    assert pretended.to_host == 0
+    np.testing.assert_allclose(layer.running_mean.numpy(), 3.0)
 
 
 OPTIMIZERS = {

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
+from tests.device import places
+
 from .helpers import (
     ROOMS,
     Pair,
@@ -351,3 +353,8 @@ def test_memory_layout_makes_no_difference(pair: Pair, case: Case, name: str):
         for grad, expected in zip(grads, plain.grads, strict=True):
             if expected is not None:
                 assert_close(grad, expected)
+
+
+def test_on_a_device_kernels_are_run_there():
+    neutral = [pair.forward for pairs in families().values() for pair in pairs.values()]
+    assert {hasattr(kernel, "__wrapped__") for kernel in neutral} == {places.on_a_device()}  # by places.crossing
