@@ -145,7 +145,7 @@ def open_picture(path: str | os.PathLike[str]) -> Any:
                 picture.load()
                 return picture
     except Exception as error:  # a decoder may raise anything
-        if isinstance(error, OSError) and error.errno is not None:  # there is no such file, or no permission
+        if isinstance(error, OSError) and error.filename is not None:  # by open: there is none, or no permission
             raise
         raise ValueError(f"{os.fspath(path)}: {why_unreadable(error)}") from None
 

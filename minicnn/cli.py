@@ -158,7 +158,10 @@ def _file(*endings: str) -> Callable[[str], Path]:
 
 
 def _is_free(folder: Path) -> bool:
-    return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+    """Whether there is nothing, or no more than a run leaves that is killed before it has begun."""
+    left = {".lock", "environment.json"}
+    names = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
+    return not folder.exists() or (folder.is_dir() and all(n in left or re.fullmatch(r"\..*\.part", n) for n in names))
 
 
 def _new_folder(text: str) -> Path:

@@ -20,6 +20,7 @@ import pytest
 from minicnn import backend, cli, train, weights
 from minicnn.train import checkpoint, sources
 from tests import train_driver
+from tests.data.memory import peak_of
 
 pytestmark = pytest.mark.host
 
@@ -226,6 +227,21 @@ def test_a_signal_while_pictures_are_looked_at(tmp_path, number):
     assert process.returncode == 128 + number
     assert err == "minicnn: interrupted. Nothing has begun: start it again\n"
     assert [path.name for path in tmp_path.iterdir()] == ["photographs"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+@pytest.mark.parametrize("when", ["rename,1", "renamed,1", "rename,2"])
+def test_killed_before_it_has_begun_a_run_can_be_started_again(tmp_path, when):
+    """By the same command, which takes the folder that is left for free."""
+    command = [sys.executable, str(DRIVER), "start", "run", "epochs=1"]
+    env = {**os.environ, "DIE": when}
+    assert subprocess.run(command, cwd=tmp_path, env=env, check=False).returncode == -signal.SIGKILL
+    assert (tmp_path / "run" / ".lock").exists() and not (tmp_path / "run" / "config.json").exists()
+    assert cli._new_folder(str(tmp_path / "run")) == tmp_path / "run"
+    assert subprocess.run(command, cwd=tmp_path, check=False, capture_output=True).returncode == 0
+    assert not list((tmp_path / "run").glob(".*.part")) and (tmp_path / "run" / "weights.npz").exists()
+    with pytest.raises(ValueError, match="exists, and results are not written over others"):
+        cli._new_folder(str(tmp_path / "run"))
 
 
 def test_handlers_are_put_back(tiny, tmp_path):
@@ -591,18 +607,23 @@ def mangled(content, draw):
 
 
 def fuzz_config(count, seed):
-    draw, accepted = random.Random(seed), 0
+    draw, found = random.Random(seed), []
     for _ in range(count):
-        content = mangled(CONFIG, draw)
-        try:
-            recipe = train.parse_config(content, partial=draw.random() < 0.5)
-        except ValueError as error:
-            assert len(str(error)) < 2000
-        else:
-            accepted += 1
+        content, partial = mangled(CONFIG, draw), draw.random() < 0.5
+
+        def read(content=content, partial=partial):
+            try:
+                recipe = train.parse_config(content, partial=partial)
+            except ValueError as error:
+                assert len(str(error)) < 2000
+                return 0
             recipe.check()
             assert train.parse_config(recipe.to_json().encode()) == recipe
-    assert 0 < accepted < count
+            return 1
+
+        peak = peak_of(lambda: found.append(read()))
+        assert peak < 1 << 20, content
+    assert 0 < sum(found) < count
 
 
 def test_configs_that_are_damaged_or_hostile():

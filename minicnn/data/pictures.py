@@ -71,7 +71,7 @@ def read_picture(
             finally:
                 picture.close()  # before the room is left
     except Exception as error:  # a decoder may raise anything
-        if isinstance(error, OSError) and error.errno is not None:  # there is no such file, or no permission
+        if isinstance(error, OSError) and error.filename is not None:  # by open: there is none, or no permission
             raise
         raise ValueError(f"{os.fspath(path)}: {why_unreadable(error)}") from None
 

@@ -101,6 +101,7 @@ class RunFolder(Callback):
         if (self.path / "config.json").exists() or self.checkpoints.paths():
             raise ValueError(f"{self.path}: has a run in it: go on with it by minicnn resume, or choose another folder")
         self.path.mkdir(parents=True, exist_ok=True)
+        self.checkpoints.tidy()  # of one that was killed before it had begun
         facts = {**environment(device, workers, root), "every": self.every, "keep": self.checkpoints.keep}
         with weights.replacing(self.path / "environment.json") as file:
             file.write(json.dumps(facts, indent=1).encode())

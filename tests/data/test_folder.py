@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import resource
 import tarfile
 
 import numpy as np
@@ -20,6 +21,7 @@ from minicnn.data import (
     RandomResizedCrop,
     Resize,
     download,
+    pictures,
     random_split,
     read_picture,
 )
@@ -215,7 +217,10 @@ def test_ten_thousand_damaged_pictures_in_folders(tmp_path_factory):
     def check(files):
         folder_or_explain(files, root)
 
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     check()
+    more = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before  # KiB on Linux
+    assert more * 1024 < pictures.BYTES * pictures.MAX_PIXELS
 
 
 # ------------------------------------------------------------------------------------------------------ Imagenette
