@@ -64,6 +64,8 @@ ifdef QUICK
 else
 	@.venv/bench/bin/python benchmarks/import_time.py
 	@.venv/bench/bin/python benchmarks/run.py --out benchmarks/results
+	@rm -f benchmarks/results/avx2.json
+	@if grep -qs avx512f /proc/cpuinfo; then .venv/bench/bin/python benchmarks/run.py --avx2 --out benchmarks/results; fi
 	@.venv/bench/bin/python benchmarks/report.py
 endif
 

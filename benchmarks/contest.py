@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 PEERS = {"PyTorch": "torch", "DeZero": "dezero", "MyGrad": "mygrad", "Chainer": "chainer"}  # by name, pip's name
 # They have a library compute as if the processor had less than it has. Who wants the same bits on several processors
@@ -25,6 +25,8 @@ HOLDING_BACK = (
     "ATEN_CPU_CAPABILITY", "DNNL_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "NPY_DISABLE_CPU_FEATURES",
     "ONEDNN_MAX_CPU_ISA", "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE",
 )  # fmt: skip
+# What has all of them compute as on a processor without AVX-512.
+AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "OPENBLAS_CORETYPE": "Haswell"}
 BUSY = 0.2  # from so many processors on that others keep busy, before anything begins, times are not to be kept
 
 
@@ -119,6 +121,8 @@ class Refused(Exception):
 class Worker:
     """A contender in a process of its own, `worker.py`. Close it, or use it in a ``with``."""
 
+    held_back: ClassVar[dict[str, str]] = {}  # `AVX2`, where all are to be
+
     def __init__(self, library: str, threads: int, timeout: float = math.inf):
         self.timeout = timeout
         # Without threadpoolctl, BLAS reads its number of threads here.
@@ -128,7 +132,7 @@ class Worker:
         self.process = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("worker.py")), library, str(threads)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-            env={name: value for name, value in os.environ.items() if name not in HOLDING_BACK} | variables,
+            env={name: x for name, x in os.environ.items() if name not in HOLDING_BACK} | variables | self.held_back,
         )  # fmt: skip
 
     def ask(self, command: str, **arguments: Any) -> dict[str, Any]:

@@ -60,6 +60,8 @@ def about(results: Results) -> str:
     """When, where and with what, a line for each different answer among the sections."""
     lines: dict[str, list[str]] = {}
     for section, result in results.items():
+        if section == "avx2" and len(results) > 1:  # the same machine, held back: `with_avx2` says so
+            continue
         info = result["about"]
         line = f"{info['machine']['date']}, {describe(info['machine'])}, {info['threads']} threads, float32"
         line += "" if info["complete"] else " (a part, or a quick run)"
@@ -120,6 +122,26 @@ def beside_pytorch(results: Results) -> str:
     return grid(header, body)
 
 
+def with_avx2(results: Results) -> str:
+    """Training and inference beside PyTorch where both compute as on a processor without AVX-512."""
+    if "avx2" not in results:
+        return ""
+    held: Results = {"networks": results["avx2"]}
+    names = [network for network, _ in networks(held) if not is_paper(network)]
+    body = []
+    for task in ("training", "inference"):
+        values = [ratio(row) if (row := found(held, name, task, "PyTorch")) else None for name in names]
+        known = [value for value in values if value is not None]
+        entries = [geometric_mean(known) if known else None, *values]
+        body.append([task, *("–" if value is None else f"**{value:.2f}**" for value in entries)])
+    text = (
+        f"The ratios where both compute as on a processor without AVX-512 ({about(held)}; "
+        "`python benchmarks/run.py --avx2`):"
+    )
+    filled = textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
+    return filled + "\n\n" + grid(["", "geometric mean", *names], body)
+
+
 def beside_others(results: Results) -> str:
     """How many times faster minicnn trains and infers than the libraries in NumPy; why not, where one cannot run."""
     body: list[list[str]] = []
@@ -146,6 +168,10 @@ def beside_others(results: Results) -> str:
     return text + (f"\n\nNot run: {notes}." if notes else "")
 
 
+def networks_tables(results: Results) -> str:
+    return "\n\n".join(filter(None, (beside_pytorch(results), with_avx2(results), beside_others(results))))
+
+
 def section(results: Results) -> str:
     """What the README shows."""
     if not results:
@@ -161,8 +187,7 @@ def section(results: Results) -> str:
     )
     parts = [
         textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False),
-        beside_pytorch(results),
-        beside_others(results),
+        networks_tables(results),
         f"![ratios, convolutions, and time against batch size, depth and side]({PICTURE.relative_to(ROOT)})",
     ]
     return "\n\n".join(part for part in parts if part)
@@ -206,7 +231,7 @@ def memory_table(results: Results) -> str:
 def everything(results: Results) -> str:
     """All the tables: `results/README.md`."""
     tables: list[tuple[str, str, str, Callable[[Results], str]]] = [
-        ("networks", "Networks", "", lambda r: f"{beside_pytorch(r)}\n\n{beside_others(r)}"),
+        ("networks", "Networks", "", networks_tables),
         (
             "layers",
             "Convolutions, GFLOP/s",

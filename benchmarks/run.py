@@ -7,6 +7,7 @@
 
 Sections, each a file of JSON: `networks` (a training step, and inference), `layers` (the three passes of every
 convolution), `scaling` (time against batch size, depth and side of the images), `memory` (peak of a training step).
+With --avx2 the networks alone, into `avx2.json`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from contest import BUSY, PEERS, Refused, Worker, busy, describe, installed, machine, table, take_turns
+from contest import AVX2, BUSY, PEERS, Refused, Worker, busy, describe, installed, machine, table, take_turns
 from worker import PRODUCT
 
 import minicnn
@@ -289,10 +290,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--patience", type=float, default=8.0, help="seconds for a task of DeZero, MyGrad or Chainer")
     parser.add_argument("--batch", type=int, help="instead of each network's own")
     parser.add_argument("--side", type=int, help="of the images, instead of each network's own")
+    parser.add_argument("--avx2", action="store_true", help="networks beside PyTorch, as if without AVX-512")
     parser.add_argument("--quick", action="store_true", help="small batches, few rounds")
     parser.add_argument("--tiny", action="store_true", help="networks too small to say anything: whether it runs")
     parser.add_argument("--out", type=Path, default=ROOT / ".benchmarks", help="the folder for the results")
     options = parser.parse_args()
+    if options.avx2:
+        options.only, options.libraries, Worker.held_back = ["networks"], ["PyTorch"], AVX2
     small = options.quick or options.tiny
     options.rounds = options.rounds or (2 if small else 9)
     options.least = (0.0 if options.tiny else 0.1 if small else 0.4) if options.least is None else options.least
@@ -333,7 +337,7 @@ def main() -> None:
         start = time.perf_counter()
         print(f"\n== {section}")
         rows = list(getattr(bench, section)())
-        write(options.out / f"{section}.json", about, rows)
+        write(options.out / f"{'avx2' if options.avx2 else section}.json", about, rows)
         print(f"{section} took {time.perf_counter() - start:.0f} s")
     print(f"written to {options.out}")
 

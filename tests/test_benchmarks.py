@@ -3,6 +3,7 @@
 import importlib
 import json
 import math
+import platform
 import subprocess
 import sys
 import weakref
@@ -114,6 +115,30 @@ def test_a_report_has_ratios_means_and_reasons(load):
     assert "(1) Chainer: it has no such thing" in text
     everything = report.everything(made_up_results(contest.machine()))
     assert "| a: 1→2 | 100 | 50 | – | – | – | – | 300 |" in everything and "| 1.00 s | 2.00 s | 0.50 |" in everything
+
+
+def test_a_report_shows_what_was_held_back_apart(load):
+    report, contest = load("report"), load("contest")
+    results = made_up_results(contest.machine())
+    without = report.section(results)
+    assert "AVX-512" not in without
+    held = made_up_results({**contest.machine(), "blas": "Haswell"})["networks"]
+    text = report.section(results | {"avx2": held})
+    assert "|  | geometric mean | a | b |" in text and "| training | **1.00** | **0.50** | **2.00** |" in text
+    assert "BLAS for Haswell" in text and "BLAS for Haswell" not in report.about(results | {"avx2": held})
+    assert "| training | **1.00** |" in report.everything(results | {"avx2": held})
+
+
+def test_contenders_can_be_held_back_together(load, monkeypatch):
+    contest = load("contest")
+    kernels = []
+    for held_back in ({}, {"OPENBLAS_CORETYPE": "Prescott"}):
+        monkeypatch.setattr(contest.Worker, "held_back", held_back)
+        with contest.Worker("minicnn", threads=1, timeout=60) as worker:
+            kernels.append(worker.ask("hello")["blas"])
+    if kernels[0] is None or platform.machine() != "x86_64":
+        pytest.skip("BLAS is not OpenBLAS, or has no such kernels here")
+    assert kernels[0] != kernels[1]
 
 
 def test_a_report_says_where_sections_differ(load):
