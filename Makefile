@@ -51,7 +51,7 @@ cupysim-selfcheck cupysim-selfcheck-reversed:
 # The suite once more where CuPy's wheel is installed as it comes, and there is no driver. The page and the notebooks
 # never ask for CuPy.
 test-no-driver: .venv/test/$(READY)
-	@[ -e $(CUPYS_WHEEL) ] || { mkdir -p .venv && rm -rf $(CUPYS_WHEEL).part && .venv/test/bin/python -m pip install \
+	@[ -e $(CUPYS_WHEEL) ] || { rm -rf $(CUPYS_WHEEL).part && .venv/test/bin/python -m pip install \
 	    --quiet --no-deps --disable-pip-version-check --target $(CUPYS_WHEEL).part cupy-cuda12x==14.2.0 cuda-pathfinder \
 	    && mv $(CUPYS_WHEEL).part $(CUPYS_WHEEL); }
 	@PYTHONPATH=$(CURDIR)/$(CUPYS_WHEEL) MINICNN_CUPY_WHEEL=$(CURDIR)/$(CUPYS_WHEEL) .venv/test/bin/python -m pytest \

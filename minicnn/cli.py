@@ -158,14 +158,11 @@ def _file(*endings: str) -> Callable[[str], Path]:
 
 
 def _is_free(folder: Path) -> bool:
-    """Whether there is nothing, or no more than a run leaves that is killed before it has begun."""
-    left = {".lock", "environment.json"}
-    names = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
-    return not folder.exists() or (folder.is_dir() and all(n in left or re.fullmatch(r"\..*\.part", n) for n in names))
+    return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
 
 
 def _new_folder(text: str) -> Path:
-    if not _is_free(Path(text)):
+    if not _is_free(Path(text)) and not train.RunFolder(text).has_not_begun():
         raise ValueError(f"{text!r} exists, and results are not written over others: choose another name or remove it")
     return Path(text)
 

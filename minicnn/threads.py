@@ -20,7 +20,7 @@ from importlib.util import find_spec
 from typing import Any, TypeVar
 
 VARIABLE = "MINICNN_NUM_THREADS"
-WIDE = ("SkylakeX", "Cooperlake", "SapphireRapids", "Sapphirerapids")  # OpenBLAS's names of what it has for AVX-512
+WIDE = ("SkylakeX", "Cooperlake", "SapphireRapids")  # OpenBLAS's names of what it has for AVX-512
 
 Part = TypeVar("Part")
 

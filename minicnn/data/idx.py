@@ -19,7 +19,7 @@ import numpy as np
 
 TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 MAX_DIMENSIONS = 64  # NumPy's own limit
-CHUNK = 1 << 20  # read so much at a time: what the header announces is believed only as far as the bytes arrive
+CHUNK = 1 << 18  # read so much at a time: what the header announces is believed only as far as the bytes arrive
 
 
 def read_idx(path: str | os.PathLike[str], sha256: str | None = None, max_bytes: int = 1 << 30) -> np.ndarray:

@@ -72,16 +72,20 @@ def _divisor(input: Array, out, size, stride, padding, count_include_pad, diviso
     """How many entries each output averages: a number, or an array (out_h, out_w) where windows stick out."""
     if divisor_override is not None:
         return divisor_override
-    xp, inside = array_module(input), True
-    counts: list[Array] = []
-    for n, o, k, s, p in zip(input.shape[2:], out, size, stride, padding, strict=True):
-        low, high = (-p, n + p) if count_include_pad else (0, n)  # rows that ceil_mode adds are never counted
-        inside = inside and low == -p and (o - 1) * s - p + k <= high
-        starts = xp.arange(o, dtype=xp.int64) * s - p  # made where they are used: nothing crosses
-        counts.append(xp.minimum(starts + k, high) - xp.maximum(starts, low))
-    if inside:
+    # Along each axis; rows that ceil_mode adds are never counted.
+    sides = [
+        (o, k, s, p, *((-p, n + p) if count_include_pad else (0, n)))
+        for n, o, k, s, p in zip(input.shape[2:], out, size, stride, padding, strict=True)
+    ]
+    if all(low == -p and (o - 1) * s - p + k <= high for o, k, s, p, low, high in sides):
         return size[0] * size[1]
-    rows, columns = (c.astype(input.dtype) for c in counts)
+    xp = array_module(input)
+
+    def counts(o: int, k: int, s: int, p: int, low: int, high: int) -> Array:
+        starts = xp.arange(o, dtype=xp.int64) * s - p  # made where they are used: nothing crosses
+        return (xp.minimum(starts + k, high) - xp.maximum(starts, low)).astype(input.dtype)
+
+    rows, columns = (counts(*side) for side in sides)
     return rows[:, None] * columns
 
 

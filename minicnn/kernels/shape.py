@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from ..backend import Array, array_module
 
 
@@ -24,9 +26,8 @@ def permute_backward(grad_output, saved, needs, dims):
 
 def getitem_forward(input, index):
     output = input[index]
-    if not output.shape:  # a scalar of NumPy's, and a copy: with an Ellipsis it is a view, as on a device
-        parts = index if isinstance(index, tuple) else (index,)
-        output = output if any(part is Ellipsis for part in parts) else input[(*parts, ...)]
+    if isinstance(output, np.generic):  # and so a copy: with an Ellipsis it is a view, as on a device
+        output = input[(*index, ...) if isinstance(index, tuple) else (index, ...)]
     return output, input.shape
 
 

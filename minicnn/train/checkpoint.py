@@ -27,6 +27,7 @@ FACTS = "__facts__"  # in the metadata
 DIGITS = 64  # of a SHA-256
 NAME = re.compile(r"step-(\d{9})\.npz")
 BAD = ".bad"  # at the end of the name of one that was set aside
+UNFINISHED = ".*.part"  # what `weights.replacing` writes to before it puts it in its place
 MAX_BYTES = 1 << 33
 
 Arrays = dict[str, np.ndarray]
@@ -217,5 +218,5 @@ class Checkpoints:
         """Remove what writes that were cut off have left behind."""
         for folder in (self.folder, self.folder.parent):
             if folder.is_dir():
-                for path in folder.glob(".*.part"):
+                for path in folder.glob(UNFINISHED):
                     path.unlink(missing_ok=True)

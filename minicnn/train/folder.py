@@ -37,7 +37,7 @@ from typing import Any
 import numpy as np
 
 from .. import backend, cuda, threads, weights
-from .checkpoint import Checkpoints, sync_folder
+from .checkpoint import UNFINISHED, Checkpoints, sync_folder
 from .divergence import PICTURES, NonFiniteLoss, NonFiniteWeights, advice, first_bad_weight
 from .loop import Callback, Progress, Training
 from .measure import Evaluation
@@ -49,6 +49,7 @@ COLUMNS = (
 )  # fmt: skip
 TIMES = ("seconds", "images_per_second")  # what differs from run to run
 KEPT = 3  # checkpoints
+BEFORE = (".lock", "environment.json")  # all that is in a run's folder before it has begun, but for unfinished files
 MINUTES = 5.0  # between checkpoints, where no number of steps is asked for
 
 
@@ -108,6 +109,12 @@ class RunFolder(Callback):
         with weights.replacing(self.path / "config.json") as file:  # last: from here on it can be resumed
             file.write(recipe.to_json().encode())
         sync_folder(self.path)
+
+    def has_not_begun(self) -> bool:
+        """Whether nothing is in the folder but what a run leaves that is killed before it has begun, or has so far."""
+        return self.path.is_dir() and all(
+            entry.name in BEFORE or entry.match(UNFINISHED) for entry in self.path.iterdir()
+        )
 
     def recipe(self) -> Recipe:
         """What the folder says is to be done.
@@ -199,8 +206,7 @@ class RunFolder(Callback):
         """
         made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         self.path.mkdir(parents=True, exist_ok=True)
-        lock = self.path / ".lock"
-        with open(lock, "ab") as file:
+        with open(self.path / ".lock", "ab") as file:
             try:
                 import fcntl  # there is none on Windows
 
@@ -219,8 +225,8 @@ class RunFolder(Callback):
                 yield
             finally:
                 if not (self.path / "config.json").exists():  # nothing has begun: nothing is left
-                    for leftover in (lock, self.path / "environment.json"):
-                        leftover.unlink(missing_ok=True)
+                    for name in BEFORE:
+                        (self.path / name).unlink(missing_ok=True)
                     with suppress(OSError):  # somebody has put something there
                         for folder in made:
                             folder.rmdir()

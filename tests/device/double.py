@@ -60,9 +60,9 @@ class Counts:
         """To the device: `from_kernels`, if a kernel sent it, that will do so at each call."""
         cls.to_device += 1
         frame = sys._getframe(1)
-        while frame is not None:
-            cls.from_kernels += frame.f_code.co_filename.startswith(KERNELS)
+        while frame is not None and not frame.f_code.co_filename.startswith(KERNELS):
             frame = frame.f_back
+        cls.from_kernels += frame is not None
 
 
 class _Current(threading.local):
