@@ -173,10 +173,10 @@ PIECEWISE: dict[str, tuple[Roles, Roles]] = {
     "relu": ((), GATE),
     "leaky_relu": ((), GATE),
     "sigmoid": ((("numbers", None), *GATE), ()),
-    "batch_norm": ((("rows", None),), (("rows", None), ("numbers", None))),
-    "batch_norm_eval": ((("rows", None),), (("rows", None), ("numbers", None))),
+    "batch_norm": ((("rows", None),),) * 2,
+    "batch_norm_eval": ((("rows", None),),) * 2,
     "local_response_norm": ((("numbers", None), ("others", None)),) * 2,
-    "max_pool2d": ((("numbers", None), ("gate", BITS)), (("numbers", None), ("gate", BITS), ("others", None))),
+    "max_pool2d": ((("numbers", None), *GATE),) * 2,
     "avg_pool2d": ((("numbers", None),),) * 2,
 }
 
@@ -199,8 +199,14 @@ def _in_pieces(node: Node, backward: bool) -> Iterator[tuple[str, Any, int, int]
         parts, planes = len(phases.blocks), max(part.stop - part.start for part in phases.blocks)
         numbers = planes * math.prod(phases.grid)
         index = fast_pool.winner_dtype(params["kernel_size"])
-        winners = (("winner", index), *(("number", index),) * (not backward)) if name == "max_pool2d" else ()
-        roles = (*roles, *winners, *((f"phase {phase}", None) for phase in phases.used))
+        if name == "max_pool2d":
+            roles = (*roles, ("winner", index))
+            if not backward:
+                rows = (("row", None), ("row winner", index)) if tuple(params["stride"]) == (1, 1) else ()
+                roles = (*roles, ("number", index), *rows)
+            elif phases.furthest:
+                roles = (*roles, ("others", None))
+        roles = (*roles, *((f"phase {phase}", None) for phase in phases.used))
     elif name == "local_response_norm":
         patches = fast_norm.patches((shape[0], shape[1], math.prod(shape[2:])))
         numbers, parts = shape[1] * max(patch.stop - patch.start for _, patch in patches), len(patches)
@@ -210,7 +216,9 @@ def _in_pieces(node: Node, backward: bool) -> Iterator[tuple[str, Any, int, int]
         channels, parts = max(block.stop - block.start for block in blocks), len(blocks)
         numbers = channels * columns[2] * columns[0]
         if channels == 1 or columns[0] < 4:
-            roles = tuple(role for role in roles if role[0] != "rows")
+            roles = ()
+        if backward and not node.needs[0]:
+            roles = (*roles, ("numbers", None))
     else:
         parts = -(-size // entrywise.PIECE)
         numbers = -(-size // parts)

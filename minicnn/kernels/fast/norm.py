@@ -37,8 +37,10 @@ def _restored(columns: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def blocks(shape: tuple[int, int, int]) -> list[slice]:
-    """Channels of (N, C, L) whose numbers fit into a piece."""
-    return pieces(shape[1], PIECE // max(shape[0] * shape[2], 1), even=True)
+    """Channels of (N, C, L) whose numbers fit into two pieces; in two at least, if they are more than one."""
+    images, channels, length = shape
+    most = 2 * PIECE // max(images * length, 1)  # the passes over a block are many, and threads wait between them
+    return pieces(channels, min(most, -(-channels // 2)) if prod(shape) > PIECE else most, even=True)
 
 
 def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -47,7 +49,8 @@ def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _sum(a: np.ndarray) -> np.ndarray:
-    return _dot(a, np.broadcast_to(np.ones(a.shape[2], a.dtype), a.shape))
+    """Σ a over images and places, (n, c, L) → (c,)."""
+    return np.matmul(a, np.ones(a.shape[2], a.dtype)).sum(axis=0)
 
 
 def _spread(values: np.ndarray, block: np.ndarray) -> np.ndarray:
@@ -81,12 +84,16 @@ def batch_norm_train_forward(input, weight, bias, eps):
 
     def work(channels: slice) -> None:
         block, out = x[:, channels], output[:, channels]
-        mean[channels] = _sum(block) / count
-        np.subtract(block, _spread(mean[channels], block), out=out)
-        var[channels] = _dot(out, out) / count
-        scale = (var[channels] + eps) ** -0.5
+        mean[channels] = centre = _sum(block) / count
+        variance = _dot(block, block) / count - centre * centre  # E[x²] − E[x]², if that swallows no digits
+        if not (centre * centre <= FAR * FAR * variance).all():
+            block, centre = np.subtract(block, _spread(centre, block), out=out), np.zeros_like(centre)
+            variance = _dot(block, block) / count
+        var[channels] = variance
+        scale = (variance + eps) ** -0.5
         scale = scale if weight is None else scale * weight[channels]
-        _scale_and_shift(out, scale, None if bias is None else bias[channels], out)
+        shift = -centre * scale if bias is None else bias[channels] - centre * scale
+        _scale_and_shift(block, scale, shift, out)
 
     run(work, blocks(x.shape))
     return _restored(output, input.shape), (mean, var, input, (var + eps) ** -0.5, weight)
@@ -135,21 +142,21 @@ def _backward(grad_output, input, mean, inverse_std, weight, needs, count):
 
     def work(channels: slice) -> None:
         grad, block = g[:, channels], x[:, channels]
-        own = scratch("numbers", block.shape, block.dtype)
+        out = scratch("numbers", block.shape, block.dtype) if grad_input is None else grad_input[:, channels]
         if needs[1] or needs[2] or through:
             of_bias[channels] = _sum(grad)
         if needs[1] or through:
-            block, centre = _near(block, mean[channels], inverse_std[channels], own)
+            block, centre = _near(block, mean[channels], inverse_std[channels], out)
             of_weight[channels] = (_dot(grad, block) - centre * of_bias[channels]) * inverse_std[channels]
         if grad_input is None:
             return
-        out = grad_input[:, channels]
-        np.multiply(grad, _spread(slope[channels], grad), out=out)
-        if through:
-            per_entry = -slope[channels] / count
-            turn = per_entry * inverse_std[channels] * of_weight[channels]
-            _scale_and_shift(block, turn, per_entry * of_bias[channels] - turn * centre, own)
-            np.add(out, own, out=out)
+        if not through:
+            np.multiply(grad, _spread(slope[channels], grad), out=out)
+            return
+        turn = -inverse_std[channels] * of_weight[channels] / count
+        np.multiply(block, _spread(turn, block), out=out)
+        np.add(out, grad, out=out)
+        _scale_and_shift(out, slope[channels], slope[channels] * (-of_bias[channels] / count - turn * centre), out)
 
     run(work, blocks(g.shape))
     grad_input = None if grad_input is None else _restored(grad_input, grad_output.shape)

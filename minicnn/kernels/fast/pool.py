@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import lru_cache
 from math import prod
+from typing import Any
 
 import numpy as np
 
@@ -32,9 +33,11 @@ class Phases:
         self.out, _ = neutral._geometry(shape, kernel_size, stride, padding, dilation, ceil_mode)
         reach = [d * (k - 1) for d, k in zip(dilation, kernel_size, strict=True)]
         self.grid = tuple(o + r // s for o, r, s in zip(self.out, reach, stride, strict=True))  # rows, columns
-        starts = [(i * dilation[0], j * dilation[1]) for i in range(kernel_size[0]) for j in range(kernel_size[1])]
-        (sh, sw), columns = stride, self.grid[1]
-        self.taps = [((i % sh, j % sw), i // sh * columns + j // sw) for i, j in starts]  # each a phase, and how far on
+        starts = ([d * i for i in range(k)] for d, k in zip(dilation, kernel_size, strict=True))
+        # A window's rows and its columns: in which phases they are, and how far on.
+        self.rows, self.columns = ([(i % s, i // s) for i in of] for of, s in zip(starts, stride, strict=True))
+        self.rows = [(a, down * self.grid[1]) for a, down in self.rows]
+        self.taps = [((a, b), down + along) for a, down in self.rows for b, along in self.columns]
         self.used = sorted({phase for phase, _ in self.taps})
         self.furthest = max(offset for _, offset in self.taps)
         self.planes = shape[0] * shape[1]
@@ -62,10 +65,10 @@ class Phases:
             phases[phase] = array.reshape(-1)
         return phases
 
-    def empty(self, planes: int, dtype) -> dict[tuple[int, int], np.ndarray]:
-        """Zeros to add to."""
+    def empty(self, planes: int, dtype, clear: bool) -> dict[tuple[int, int], np.ndarray]:
+        """To be written to or, `clear`, zeros to add to."""
         phases = {phase: scratch(f"phase {phase}", (planes * prod(self.grid),), dtype) for phase in self.used}
-        for array in phases.values():
+        for array in phases.values() if clear else ():
             array.fill(0)
         return phases
 
@@ -83,9 +86,7 @@ class Phases:
 
     def slices(self, phases: dict[tuple[int, int], np.ndarray]) -> Iterator[np.ndarray]:
         """Each entry of the window, for all outputs."""
-        for phase, offset in self.taps:
-            array = phases[phase]
-            yield array[offset : len(array) - self.furthest + offset]
+        return _shifts(phases, self.taps)
 
     def outputs(self, role: str, planes: int, dtype, clear: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """Planes for outputs in the layout of the phases: the flat slice that passes run over, and (P, *out).
@@ -99,6 +100,14 @@ class Phases:
         return flat[: len(flat) - self.furthest], grid[:, : self.out[0], : self.out[1]]
 
 
+def _shifts(arrays: dict[Any, np.ndarray], taps: list[tuple[Any, int]]) -> Iterator[np.ndarray]:
+    """Each tap's array, from where it begins on; of one length."""
+    furthest = max(offset for _, offset in taps)
+    for phase, offset in taps:
+        array = arrays[phase]
+        yield array[offset : len(array) - furthest + offset]
+
+
 def _planes(x: np.ndarray) -> np.ndarray:
     """(N, C, H, W) → (N·C, H, W)."""
     return np.ascontiguousarray(x).reshape(-1, *x.shape[2:])
@@ -109,27 +118,53 @@ def winner_dtype(kernel_size: tuple[int, int]) -> np.dtype:
     return np.dtype(np.uint8 if prod(kernel_size) <= 256 else np.int32)
 
 
+def _largest(entries: Iterator[tuple[np.ndarray, Any]], best: np.ndarray, winner: np.ndarray) -> None:
+    """Into `best` the largest of arrays, place by place, and into `winner` whose it is; of equals the first's.
+
+    Each array comes with its number, or with numbers, one a place, that are larger than all before. So who beats all
+    before it has the largest number that ever won.
+    """
+    won = scratch("gate", best.shape, np.bool_)
+    best[...], winner[...] = next(entries)
+    for entry, number in entries:
+        np.greater(entry, best, out=won)
+        np.maximum(entry, best, out=best)
+        found = np.multiply(won.view(np.uint8), number, out=scratch("number", best.shape, winner.dtype))
+        np.maximum(winner, found, out=winner)
+
+
+def _rows_first(entries: np.ndarray, phases: Phases, numbers: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """At stride 1, the largest of each row of a window, and the number of whose it is. A row belongs to several
+    windows: for 3 × 3 four comparisons do instead of eight."""
+    columns = list(_shifts({0: entries}, phases.columns))
+    row, whose = scratch("row", columns[0].shape, entries.dtype), scratch("row winner", columns[0].shape, numbers.dtype)
+    _largest(zip(columns, numbers, strict=False), row, whose)
+    shifted = (_shifts({0: x}, phases.rows) for x in (row, whose))
+
+    def numbered(columns: np.ndarray, first: np.integer) -> np.ndarray:
+        return np.add(columns, first, out=scratch("number", columns.shape, columns.dtype)) if first else columns
+
+    firsts = numbers[:: len(phases.columns)]
+    return ((best, numbered(of_row, first)) for best, of_row, first in zip(*shifted, firsts, strict=True))
+
+
 def max_pool2d_forward(input, kernel_size, stride, padding, dilation, ceil_mode):
     """The largest so far, entry by entry of the window; who beats it is noted, and so the first of equals stays."""
     phases = Phases(input.shape, kernel_size, stride, padding, dilation, ceil_mode)
     x, index = _planes(input), winner_dtype(kernel_size)
     output = np.empty((len(x), *phases.out), x.dtype)
-    winners = np.empty(output.shape, index)
+    winners, numbers = np.empty(output.shape, index), np.arange(prod(kernel_size), dtype=index)
 
     def work(block: slice) -> None:
         planes = x[block]
+        parts = phases.apart(planes, -np.inf)
+        if tuple(stride) == (1, 1):
+            taps = _rows_first(parts[0, 0], phases, numbers)
+        else:
+            taps = zip(phases.slices(parts), numbers, strict=True)
         best, maxima = phases.outputs("numbers", len(planes), x.dtype)
         winner, entries = phases.outputs("winner", len(planes), index)
-        won, number = scratch("gate", best.shape, np.bool_), scratch("number", best.shape, index)
-        for i, entry in enumerate(phases.slices(phases.apart(planes, -np.inf))):
-            if i == 0:
-                best[...] = entry
-                winner.fill(0)
-                continue
-            np.greater(entry, best, out=won)
-            np.maximum(entry, best, out=best)
-            np.multiply(won.view(np.uint8), index.type(i), out=number)
-            np.maximum(winner, number, out=winner)  # the last that won, as i grows
+        _largest(taps, best, winner)
         output[block], winners[block] = maxima, entries
         if not output[block].min() > -np.inf:  # a tie with the padding, or a NaN: as the neutral form has it
             args = (kernel_size, stride, padding, dilation, ceil_mode)
@@ -157,13 +192,16 @@ def max_pool2d_backward(grad_output, saved, needs, kernel_size, stride, padding,
             phases.outputs(role, len(planes), x.dtype, clear=True) for role, x in (("numbers", g), ("winner", winners))
         )
         grads[...], entries[...] = g[block], winners[block]
-        won, share = scratch("gate", who.shape, np.bool_), scratch("others", grad.shape, grad.dtype)
-        parts = phases.empty(len(planes), g.dtype)
+        won = scratch("gate", who.shape, np.bool_)
+        overlapping = phases.furthest > 0
+        parts = phases.empty(len(planes), g.dtype, clear=overlapping)
         for i, part in enumerate(phases.slices(parts)):
             np.equal(who, i, out=won)
+            share = scratch("others", grad.shape, grad.dtype) if overlapping else part
             share.view(whole)[...] = won.view(np.uint8)  # times the bits of g, so that no infinity becomes a NaN
             np.multiply(share.view(whole), grad.view(whole), out=share.view(whole))
-            np.add(part, share, out=part)
+            if overlapping:
+                np.add(part, share, out=part)
         phases.together(parts, planes)
 
     run(work, phases.blocks)
@@ -239,7 +277,7 @@ def avg_pool2d_backward(
         planes = grad_input[block]
         share, shares = phases.outputs("numbers", len(planes), g.dtype, clear=True)
         np.divide(g[block], divisor, out=shares)
-        parts = phases.empty(len(planes), g.dtype)
+        parts = phases.empty(len(planes), g.dtype, clear=True)
         for part in phases.slices(parts):
             np.add(part, share, out=part)
         phases.together(parts, planes)
