@@ -132,7 +132,11 @@ def temporaries(node: Node, backward: bool) -> int:
         if (out_h, out_w) == (height, width) or 0 < out_h * out_w <= fast_pool.MOST_BINS:
             return 0
         return n * c * out_h * width * node.dtype.itemsize
-    if name == "linear" and (node.inputs[2] is None or _is_divided(node)):
+    if name == "linear" and _is_divided(node):  # blocks are multiplied by a copy of the input, turned about
+        (outs, ins), images = origin(node, 1).shape, math.prod(node.shape[:-1])
+        blockwise = fast_linear.blocks(outs, ins, images) is not None
+        return input if blockwise and not backward else 0
+    if name == "linear" and node.inputs[2] is None:
         return 0
     of_input, of_output = TEMPORARIES.get(name, ((0, 0), (0, 0)))[backward]
     return round(of_input * input + of_output * output)
@@ -185,9 +189,10 @@ def _in_pieces(node: Node, backward: bool) -> Iterator[tuple[str, Any, int, int]
     """Each scratch array of such an operation, (role, dtype, numbers), and how many parts the work has."""
     name, shape = node.op.name, origin(node, 0).shape
     roles, size = PIECEWISE.get(name, ((), ()))[backward], math.prod(shape)
-    if name == "linear" and _is_divided(node) and not backward:
-        cut = threads.pieces(node.shape[-1], fast_linear.OUTPUTS)
-        yield "product", None, max(part.stop - part.start for part in cut) * math.prod(node.shape[:-1]), len(cut)
+    if name == "linear" and _is_divided(node) and (node.needs[0] or not backward):
+        (outs, ins), images = origin(node, 1).shape, math.prod(node.shape[:-1])
+        numbers, parts = fast_linear.scratch_numbers(outs, ins, images, backward)
+        yield "product", None, numbers, parts
     if not roles or not size:
         return
     if name in ("max_pool2d", "avg_pool2d"):

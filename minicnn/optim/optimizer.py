@@ -18,7 +18,7 @@ from .. import backend, threads
 from ..backend import Array
 from ..engine import Tensor, enable_grad
 
-BLOCK = 1 << 16  # numbers: in float32 a quarter of a megabyte, so that a block and its temporaries stay in the cache
+BLOCK = 1 << 18  # numbers: in float32 a megabyte; smaller ones have threads wait for Python's lock
 
 
 class Optimizer:

@@ -11,6 +11,7 @@ from minicnn import Parameter, Tensor, apply, no_grad, threads
 from minicnn import functional as F
 from minicnn.engine import Op, observe
 from minicnn.inspect.storage import KEEPS, TEMPORARIES, is_view, kept_for_backward, owner, saved, scratch, temporaries
+from minicnn.kernels.fast import linear as fast_linear
 from minicnn.kernels.fast import scratch as fast_scratch
 
 pytestmark = pytest.mark.host  # who shares memory with whom is asked of NumPy
@@ -57,6 +58,7 @@ CASES = {
     "CAT": (lambda a, b: F.cat([a, b], 1), IMAGES, IMAGES),
     "PAD": (lambda a: F.pad(a, (1, 1)), IMAGES),
     "LINEAR": (F.linear, MATRIX, MATRIX, MATRIX[:1]),
+    "LINEAR in blocks": (F.linear, (32, 4096), (128, 4096), (128,)),
     "MATMUL": (lambda a, b: a @ b, MATRIX, MATRIX),
     "CONV2D": (lambda x, w, b: F.conv2d(x, w, b, padding=1), IMAGES, (32, 16, 3, 3), (32,)),
     "MAX_POOL2D": (lambda x: F.max_pool2d(x, 3, 1, 1), IMAGES),
@@ -99,7 +101,7 @@ def run(name, rng):
     last = Last()
     with observe(last):
         function(*tensors)
-    assert last.node.op is OPS[name]
+    assert last.node.op is OPS[name.split()[0]]
     return tensors, last.node, last.output, lambda: function(*tensors)
 
 
@@ -121,7 +123,7 @@ def test_the_tables_know_every_operation():
     names = {op.name for op in OPS.values()}
     assert set(KEEPS) == names
     assert set(TEMPORARIES) <= names
-    assert set(CASES) == set(OPS)
+    assert set(CASES) == {*OPS, "LINEAR in blocks"}
 
 
 @pytest.mark.parametrize("name", OPS)
@@ -153,9 +155,10 @@ def test_only_what_backward_will_ask_for_is_kept(rng):
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere NumPy reuses fewer intermediate results")
-@pytest.mark.parametrize("name", OPS)
+@pytest.mark.parametrize("name", [*OPS, "LINEAR in blocks"])
 def test_what_a_pass_needs(name, rng, monkeypatch):
     """Measured, beside what was there before and what there is afterwards, to an eighth of the largest array."""
+    monkeypatch.setattr(fast_linear, "wide_blas", lambda: name == "LINEAR in blocks")
     monkeypatch.setattr(fast_scratch, "_kept", threading.local())
     monkeypatch.setattr(threads, "_requested", 1)  # two would not need theirs all at the same moment
     inputs, node, output, again = run(name, rng)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import functools
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minicnn.kernels import linear
+from minicnn import threads
+from minicnn.kernels import fast, linear
+from minicnn.kernels.fast import linear as fast_linear
 
 from .helpers import (
     Pair,
@@ -81,6 +84,73 @@ def test_linear_without_inputs_or_outputs(pair, shapes):
     assert_close(result.grads[0], np.zeros(shapes[0]))
     assert_close(result.grads[1], np.zeros(shapes[1]))
     assert_close(result.grads[2], result.grad_output.sum(0))
+
+
+SMALL = {"LEAST": 1, "OUTPUTS": 8, "INPUTS": 5, "FEW": 5, "BLOCK_OUTPUTS": 4, "BLOCK_INPUTS": 6, "BLOCK_NUMBERS": 18}
+
+
+@contextmanager
+def divided(wide: bool):
+    """Inside, the fast passes divide small weights or, as with a `wide` BLAS, cut them into blocks."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in SMALL.items():
+            patch.setattr(fast_linear, name, value)
+        patch.setattr(fast_linear, "wide_blas", lambda: wide)
+        yield patch
+
+
+sizes = st.integers(0, 25) | st.sampled_from([8, 12, 16, 20, 24])  # the latter for blocks
+
+
+@pytest.mark.host
+@pytest.mark.parametrize("wide", [False, True])
+@drawn
+@given(
+    st.integers(0, 6), sizes, sizes, st.booleans(), dtypes,
+    st.sampled_from([(True, True, True), (True, False, False), (False, True, True), (False, False, True)]), seeds,
+)  # fmt: skip
+def test_linear_with_a_weight_in_parts(wide, images, ins, outs, has_bias, dtype, needs, seed):
+    rng = np.random.default_rng(seed)
+    x, w, g = (normal(rng, shape, dtype) for shape in ((images, ins), (outs, ins), (images, outs)))
+    b = normal(rng, (outs,), dtype) if has_bias else None
+    needs = (*needs[:2], needs[2] and has_bias)
+    with divided(wide):
+        output, saved = fast.linear_forward(x, w, b)
+        grads = fast.linear_backward(g, saved, needs)
+    assert_close(output, linear_oracle(x, w, b).astype(dtype))
+    expected = (np.einsum("no,oc->nc", g, w), np.einsum("no,nc->oc", g, x), g.sum(0))
+    for need, grad, right in zip(needs, grads, expected, strict=True):
+        assert (grad is not None) == need
+        if need:
+            assert_close(grad, right)
+
+
+@pytest.mark.host
+def test_which_weights_are_cut_into_blocks(monkeypatch):
+    monkeypatch.setattr(fast_linear, "wide_blas", lambda: True)
+    assert fast_linear.blocks(4096, 9216, 16) == (64, 18)  # AlexNet's first: 64 outputs, 512 inputs
+    assert fast_linear.blocks(4096, 25088, 4) == (64, 28)  # VGG's
+    assert fast_linear.blocks(1000, 512, 8) == (20, 1)
+    assert fast_linear.blocks(4096, 9216, 33) is None  # many images
+    assert fast_linear.blocks(4096, 9217, 16) is None  # 13 · 709
+    assert fast_linear.blocks(4099, 9216, 16) is None  # a prime
+    monkeypatch.setattr(fast_linear, "wide_blas", lambda: False)
+    assert fast_linear.blocks(4096, 9216, 16) is None
+
+
+@pytest.mark.host
+def test_blocks_on_several_threads_give_the_same_bits():
+    rng = np.random.default_rng(0)
+    x, w, b, g = (normal(rng, shape, np.float32) for shape in ((5, 24), (64, 24), (64,), (5, 64)))
+    found = []
+    for count in (1, 2, 4):
+        with divided(wide=True) as patch:
+            patch.setattr(threads, "_requested", count)
+            output, saved = fast.linear_forward(x, w, b)
+            found.append([output, *fast.linear_backward(g, saved, (True, True, True))])
+    for again in found[1:]:
+        for a, expected in zip(again, found[0], strict=True):
+            np.testing.assert_array_equal(a, expected)
 
 
 @st.composite
