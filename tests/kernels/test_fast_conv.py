@@ -21,11 +21,12 @@ from .helpers import Pair, arrays_in, assert_same, drawn, dtypes, normal, run, s
 
 pytestmark = pytest.mark.host
 
+WIDE_OR_NOT = (lambda: True, lambda: False)  # not the machine's
 SIZES = {
     im2col: {
         "NUMBERS": (1, 300, 1 << 18), "LEAST_COLUMNS": (1, 7, 192), "LEAST_BLOCKS": (1, 4), "SUMS": (1, 3, 8),
         "SUM_NUMBERS": (1, 1 << 18), "SMALL": (0, 1 << 21), "UNPACKED": (1, 100, 10**6), "LEAST_LENGTH": (1, 5, 64),
-        "TINY": (0, 512), "FEW_FILTERS": (0, 64), "MANY_WINDOWS": (0, 4096),
+        "TINY": (0, 512), "FEW_FILTERS": (0, 64), "MANY_WINDOWS": (0, 4096), "wide_blas": WIDE_OR_NOT,
     },
     winograd: {
         "NUMBERS": (1, 5000, 1 << 18), "LEAST_TILES": (1, 3, 128), "LEAST_BLOCKS": (1, 4), "PIECE": (1, 4000, 1 << 17),

@@ -12,9 +12,10 @@ Backward needs but the columns of a few channels at a time: they give those rows
 the gradient of those channels of the input. Sums over blocks are always added up in the same order, so that the
 number of threads changes no bit.
 
-How long a product takes depends on more than its size. BLAS copies its matrices into an order of its own first, unless
-the product is small; so products are divided, along the windows, into some that are. And the sums over windows, for the
-weight's gradient, take much longer with a few filters as rows than as columns.
+How long a product takes depends on more than its size. BLAS copies its matrices into an order of its own first; but
+OpenBLAS for AVX-512 does not where the product is small, so there products are divided, along the windows, into some
+that are. And the sums over windows, for the weight's gradient, take much longer with a few filters as rows than as
+columns.
 """
 
 from __future__ import annotations
@@ -313,7 +314,8 @@ def divided(matrices: np.ndarray, count: int) -> np.ndarray:
 
 def multiply(weights: np.ndarray, columns: np.ndarray, out: np.ndarray) -> None:
     """weights (groups, R, K) @ columns (groups, K, windows) into `out` (groups, R, windows)."""
-    count = parts_of_row(columns.shape[2], UNPACKED / max(prod(weights.shape[1:]), 1), LEAST_LENGTH)
+    most = UNPACKED / max(prod(weights.shape[1:]), 1)
+    count = parts_of_row(columns.shape[2], most, LEAST_LENGTH) if wide_blas() else 1
     np.matmul(weights[:, None], divided(columns, count), out=divided(out, count))
 
 
