@@ -146,8 +146,9 @@ def run(work: Callable[[Part], Any], parts: Sequence[Part]) -> None:
 
     The parts must not depend on each other. The first exception is raised here, after all threads have stopped.
     """
-    wanted = min(get_num_threads(), len(parts)) - 1
-    if wanted < 1 or not hold_blas() or getattr(_inside, "busy", False):
+    alone_here = len(parts) < 2 or getattr(_inside, "busy", False)  # asked first: to count processors takes longer
+    wanted = 0 if alone_here else min(get_num_threads(), len(parts)) - 1
+    if wanted < 1 or not hold_blas():
         for part in parts:
             work(part)
         return

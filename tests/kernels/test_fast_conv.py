@@ -195,6 +195,21 @@ def test_a_force_that_makes_no_sense(name, convolution):
     assert chosen((4, 64, 56, 56), (64, 64, 3, 3)) == "winograd"
 
 
+@pytest.mark.parametrize(
+    ("shape", "filters", "groups", "images"),
+    [
+        ((8, 64, 56, 56), 256, 1, [1] * 8),
+        ((8, 832, 7, 7), 256, 1, [4, 4]),  # a product of 49 columns is a short one
+        ((64, 16, 16, 16), 32, 1, [32, 32]),  # 64 calls would take longer than what they do
+        ((8, 64, 16, 16), 256, 64, [4, 4]),  # so would these
+    ],
+)
+def test_the_blocks_of_a_pointwise_convolution(shape, filters, groups, images):
+    sizes = (filters, shape[1] // groups, 1, 1), np.dtype(np.float32), (1, 1), (0, 0), (1, 1), groups
+    blocks = Im2col(shape, *sizes).blocks(strips=True)
+    assert [part.stop - part.start for part, _ in blocks] == images
+
+
 def test_the_plan_of_a_network():
     found = plan(models.resnet18(), (8, 3, 224, 224))
     assert len(found.rows) == 20

@@ -172,18 +172,46 @@ def test_a_mean_far_from_zero_costs_no_accuracy():
     assert_same(other, neutral, 2e-6)
 
 
+@pytest.mark.parametrize("offset", [0.0, 1.9, 2.1, 3.9, 10.0, 3000.0])
 @pytest.mark.parametrize("far", [1, 3])
-def test_a_variance_far_below_the_square_of_the_mean(far):
-    """E[x²] − E[x]² of `far` channels would be the difference of two numbers of 9 million, with errors of 1 each."""
+def test_how_far_the_mean_is_costs_no_digits(offset, far):
+    """E[x²] − E[x]² of `far` channels may be the difference of two numbers of 9 million, with errors of 1 each."""
     rng = np.random.default_rng(0)
-    x = normal(rng, (8, 3, 50))
-    x[:, :far] += 3000
+    x = normal(rng, (8, 3, 5000))
+    x[:, :far] += offset
     x = x.astype(np.float32)
     arrays = (x, normal(rng, 3, np.float32), normal(rng, 3, np.float32))
     exact = run(implementations("batch_norm_train")["neutral"], [a.astype(np.float64) for a in arrays], eps=1e-5)
     found = run(implementations("batch_norm_train")["fast"], arrays, eps=1e-5)
-    np.testing.assert_allclose(found.saved[1], exact.saved[1], rtol=1e-5)
-    np.testing.assert_allclose(found.output, exact.output, atol=1e-3)
+    np.testing.assert_allclose(found.saved[0], exact.saved[0], rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(found.saved[1], exact.saved[1], rtol=1e-6)
+    np.testing.assert_allclose(found.output, exact.output, atol=3e-6)
+
+
+def test_sums_of_numbers_that_round_alike():
+    """Two values, 400,000 times: each addition errs the same way, and the mean by a hundred thousandth."""
+    x = np.where(np.random.default_rng(0).random((32, 2, 12544)) < 0.5, 0.3, 0.8).astype(np.float32)
+    output, (mean, *_) = fast.batch_norm_train_forward(x, None, None, np.float32(1e-5))
+    exact = x.astype(np.float64)
+    np.testing.assert_allclose(mean, exact.mean((0, 2)), rtol=2e-7)
+    centred = exact - exact.mean((0, 2))[:, None]
+    np.testing.assert_allclose(output, centred / np.sqrt(exact.var((0, 2)) + 1e-5)[:, None], atol=2e-6)
+
+
+@pytest.mark.parametrize("kind", ["constant", "squares that overflow", "squares that are 0"])
+def test_variances_of_numbers_whose_squares_are_none(kind):
+    """Without a warning, which would be an error here."""
+    noise = normal(np.random.default_rng(0), (4, 3, 500))
+    x = {
+        "constant": np.full((4, 3, 500), 1e20),
+        "squares that overflow": 1.5e19 * (1 + noise / 100),
+        "squares that are 0": 1e-25 * (1 + noise),
+    }[kind].astype(np.float32)
+    output, (_, var, *_) = fast.batch_norm_train_forward(x, None, None, np.float32(1e-5))
+    exact = x.astype(np.float64).var((0, 2))
+    np.testing.assert_allclose(var, exact, rtol=1e-5, atol=1e-30)
+    centred = x - x.astype(np.float64).mean((0, 2))[:, None]
+    np.testing.assert_allclose(output, centred / np.sqrt(exact + 1e-5)[:, None], atol=1e-5)
 
 
 def test_batch_norm_in_evaluation_remembers_the_mean_of_its_forward_pass():

@@ -106,7 +106,7 @@ sizes = st.integers(0, 25) | st.sampled_from([8, 12, 16, 20, 24])  # the latter 
 @pytest.mark.parametrize("wide", [False, True])
 @drawn
 @given(
-    st.integers(0, 6), sizes, sizes, st.booleans(), dtypes,
+    st.integers(0, 6) | st.just(40), sizes, sizes, st.booleans(), dtypes,
     st.sampled_from([(True, True, True), (True, False, False), (False, True, True), (False, False, True)]), seeds,
 )  # fmt: skip
 def test_linear_with_a_weight_in_parts(wide, images, ins, outs, has_bias, dtype, needs, seed):
@@ -134,8 +134,27 @@ def test_which_weights_are_cut_into_blocks(monkeypatch):
     assert fast_linear.blocks(4096, 9216, 33) is None  # many images
     assert fast_linear.blocks(4096, 9217, 16) is None  # 13 · 709
     assert fast_linear.blocks(4099, 9216, 16) is None  # a prime
+    assert fast_linear.blocks(512, 512, 10_000) is None  # more than numbers in a block
     monkeypatch.setattr(fast_linear, "wide_blas", lambda: False)
     assert fast_linear.blocks(4096, 9216, 16) is None
+
+
+@pytest.mark.host
+@pytest.mark.parametrize("wide", [False, True])
+def test_what_is_not_divided_gives_what_the_neutral_form_gives(wide):
+    """Dtypes that differ, a bias that is one number, a weight of one axis."""
+    rng = np.random.default_rng(0)
+    x, w = normal(rng, (5, 24), np.float32), normal(rng, (16, 24), np.float64)
+    for arrays in ((x, w, None), (w, w, x[0, :16]), (w, w, w[0, 0]), (w, w[0], None)):
+        with divided(wide):
+            output, saved = fast.linear_forward(*arrays)
+            grads = fast.linear_backward(np.ones_like(output), saved, (True, True, arrays[2] is not None))
+        expected, saved = linear.linear_forward(*arrays)
+        others = linear.linear_backward(np.ones_like(output), saved, (True, True, arrays[2] is not None))
+        for found, right in zip((output, *grads), (expected, *others), strict=True):
+            if right is not None:
+                assert found.dtype == right.dtype and found.shape == right.shape
+                np.testing.assert_allclose(found, right, rtol=1e-12 if right.dtype == np.float64 else 1e-4)
 
 
 @pytest.mark.host

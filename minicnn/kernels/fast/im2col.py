@@ -82,8 +82,8 @@ class Im2col:
     def blocks(self, strips: bool) -> list[Block]:
         """Of one image or more; `strips` allows a part of one."""
         (out_h, out_w), everything = self.out, slice(0, self.out[0])
-        long = out_h * out_w >= LEAST_COLUMNS and self.filters * self.channels * out_h * out_w >= 2 * UNPACKED
-        if self.pointwise and long:  # nothing is copied then
+        work = self.filters * self.channels // self.groups * out_h * out_w  # multiplications for an image
+        if self.pointwise and out_h * out_w >= LEAST_COLUMNS and work >= 2 * UNPACKED:  # then nothing is copied
             return [(slice(i, i + 1), everything) for i in range(self.n)]
         if self.small and self.n > 1:
             return [(part, everything) for part in pieces(self.n, -(-self.n // 2))]

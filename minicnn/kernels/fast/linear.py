@@ -34,10 +34,12 @@ def _simple(weight: np.ndarray, *others: np.ndarray | None) -> bool:
 
 def blocks(outs: int, ins: int, images: int) -> tuple[int, int] | None:
     """Into how many rows and columns of blocks to cut the weight; None where that is no gain, or they would differ."""
-    most = min(BLOCK_INPUTS, BLOCK_NUMBERS // max(images, 1))
+    if not wide_blas() or not 0 < images <= FEW:
+        return None
+    most = min(BLOCK_INPUTS, BLOCK_NUMBERS // images)
     down, across = parts_of_row(outs, BLOCK_OUTPUTS, BLOCK_OUTPUTS // 2), parts_of_row(ins, most, most // 2)
     fitting = outs <= down * BLOCK_OUTPUTS and ins <= across * most
-    return (down, across) if wide_blas() and 0 < images <= FEW and fitting else None
+    return (down, across) if fitting else None
 
 
 def scratch_numbers(outs: int, ins: int, images: int, backward: bool) -> tuple[int, int]:

@@ -20,6 +20,7 @@ from .entrywise import PIECE
 from .scratch import scratch
 
 FAR = 4.0  # standard deviations: a mean so far from 0 costs two bits of the difference from it
+NEAR = 2.0  # and one so far costs two bits of E[x²] − E[x]²
 
 # -------------------------------------------------------------------------------------- batch normalisation
 
@@ -37,7 +38,7 @@ def _restored(columns: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def blocks(shape: tuple[int, int, int]) -> list[slice]:
-    """Channels of (N, C, L) whose numbers fit into two pieces; in two at least, if they are more than one."""
+    """Channels of (N, C, L) whose numbers fit into two pieces; two blocks at least, if all are more than a piece."""
     images, channels, length = shape
     most = 2 * PIECE // max(images * length, 1)  # the passes over a block are many, and threads wait between them
     return pieces(channels, min(most, -(-channels // 2)) if prod(shape) > PIECE else most, even=True)
@@ -50,7 +51,7 @@ def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def _sum(a: np.ndarray) -> np.ndarray:
     """Σ a over images and places, (n, c, L) → (c,)."""
-    return np.matmul(a, np.ones(a.shape[2], a.dtype)).sum(axis=0)
+    return _dot(a, np.broadcast_to(np.ones(a.shape[2], a.dtype), a.shape))
 
 
 def _spread(values: np.ndarray, block: np.ndarray) -> np.ndarray:
@@ -84,11 +85,16 @@ def batch_norm_train_forward(input, weight, bias, eps):
 
     def work(channels: slice) -> None:
         block, out = x[:, channels], output[:, channels]
-        mean[channels] = centre = _sum(block) / count
-        variance = _dot(block, block) / count - centre * centre  # E[x²] − E[x]², if that swallows no digits
-        if not (centre * centre <= FAR * FAR * variance).all():
-            block, centre = np.subtract(block, _spread(centre, block), out=out), np.zeros_like(centre)
-            variance = _dot(block, block) / count
+        centre = _sum(block) / count
+        with np.errstate(over="ignore", invalid="ignore"):  # what gives no number, or digits too few, is not near
+            variance = _dot(block, block) / count - centre * centre
+            near = (centre * centre <= NEAR * NEAR * variance) & (variance < np.inf)
+        mean[channels] = centre
+        if not near.all():
+            block = np.subtract(block, _spread(centre, block), out=out)
+            centre = _sum(block) / count  # what rounding left
+            mean[channels] += centre
+            variance = _dot(block, block) / count - centre * centre
         var[channels] = variance
         scale = (variance + eps) ** -0.5
         scale = scale if weight is None else scale * weight[channels]
@@ -142,14 +148,15 @@ def _backward(grad_output, input, mean, inverse_std, weight, needs, count):
 
     def work(channels: slice) -> None:
         grad, block = g[:, channels], x[:, channels]
-        out = scratch("numbers", block.shape, block.dtype) if grad_input is None else grad_input[:, channels]
         if needs[1] or needs[2] or through:
             of_bias[channels] = _sum(grad)
         if needs[1] or through:
-            block, centre = _near(block, mean[channels], inverse_std[channels], out)
+            own = scratch("numbers", block.shape, block.dtype) if grad_input is None else grad_input[:, channels]
+            block, centre = _near(block, mean[channels], inverse_std[channels], own)
             of_weight[channels] = (_dot(grad, block) - centre * of_bias[channels]) * inverse_std[channels]
         if grad_input is None:
             return
+        out = grad_input[:, channels]
         if not through:
             np.multiply(grad, _spread(slope[channels], grad), out=out)
             return
