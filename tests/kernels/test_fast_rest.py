@@ -214,6 +214,14 @@ def test_variances_of_numbers_whose_squares_are_none(kind):
     np.testing.assert_allclose(output, centred / np.sqrt(exact + 1e-5)[:, None], atol=1e-5)
 
 
+def test_a_variance_that_overflows_is_infinite():
+    """And the output 0, as in the neutral form: a training that diverged names what is not finite."""
+    x = (1e32 * normal(np.random.default_rng(0), (4, 3, 500))).astype(np.float32)
+    with np.errstate(all="ignore"):
+        output, (_, var, *_) = fast.batch_norm_train_forward(x, None, None, np.float32(1e-5))
+    assert np.isinf(var).all() and not output.any()
+
+
 def test_batch_norm_in_evaluation_remembers_the_mean_of_its_forward_pass():
     """A later step of training moves the running mean in place."""
     rng = np.random.default_rng(0)

@@ -94,7 +94,8 @@ def batch_norm_train_forward(input, weight, bias, eps):
             block = np.subtract(block, _spread(centre, block), out=out)
             centre = _sum(block) / count  # what rounding left
             mean[channels] += centre
-            variance = _dot(block, block) / count - centre * centre
+            variance = _dot(block, block) / count
+            variance -= np.where(variance < np.inf, centre * centre, 0)
         var[channels] = variance
         scale = (variance + eps) ** -0.5
         scale = scale if weight is None else scale * weight[channels]
