@@ -34,7 +34,7 @@ class ImageFolder:
 
     Whatever is in the files, all threads together take at most 1.3 GB to read them, and 0.2 GB a thread for a file of
     0.1 GB, the largest that is read (`read_picture`). Beside that each has its own picture: 3 bytes a pixel as it was
-    read, resized if there is `resize`, and 12 as floats.
+    read, resized if there is `resize`, and 12 as floats. What a transform cuts out does not keep the rest.
 
     Args:
         root: the folder.
@@ -161,7 +161,11 @@ class ImageFolder:
     def _image(self, index: int, generator: np.random.Generator | None) -> np.ndarray:
         """One image, as a batch (1, C, H, W)."""
         picture = ToFloat()(read_picture(self.paths[index], self.channels, self.resize))
-        return apply(self.transform, picture[None], generator)
+        image = apply(self.transform, picture[None], generator)
+        whole = image.base
+        if isinstance(whole, np.ndarray) and whole.nbytes > image.nbytes:  # a crop would keep all of its picture
+            image = image.copy()
+        return image
 
 
 def _part(name: str, root: Path, train: bool) -> Path:

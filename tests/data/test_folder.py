@@ -4,6 +4,7 @@ import hashlib
 import io
 import resource
 import tarfile
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -86,6 +87,20 @@ def test_batches(photographs):
         ValueError, match=r"x\.webp has \(3, 28, 29\), .*1\.jpg \(3, 30, 40\)\. Give ImageFolder a transform"
     ):
         ImageFolder(photographs).batch([0, 1])
+
+
+def test_what_is_cut_out_does_not_keep_the_rest(tmp_path):
+    (tmp_path / "class").mkdir()
+    for i in range(8):
+        Image.new("RGB", (500, 400)).save(tmp_path / "class" / f"{i}.png")
+    dataset, whole = ImageFolder(tmp_path, CenterCrop(4)), 12 * 500 * 400  # bytes of one picture as floats
+    dataset[0]  # what is imported and made once
+    for read in (lambda: [dataset[i] for i in range(8)], lambda: dataset.batch(range(8))):
+        tracemalloc.start()
+        held = read()
+        kept, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert len(held) in (2, 8) and kept < whole / 10 and peak < 3 * whole
 
 
 @pytest.mark.parametrize("workers", [0, 1, 4])
