@@ -33,13 +33,14 @@ divide V and M̂ by channels, and then the 36 products.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cached_property, partial
 from math import prod
 
 import numpy as np
 
 from ...threads import each, pieces, portions, run, wide_blas
-from .im2col import UNPACKED, total
+from .im2col import UNPACKED, parts_of_row, total
 from .scratch import scratch, sum_of_maps
 
 # fmt: off
@@ -62,15 +63,18 @@ def _output_transform(m: int) -> np.ndarray:
 
 TILE = 6
 OUTPUTS = {3: 4, 5: 2}  # of a tile, for a kernel of so many; together 7
+COPIED = {4: "u4", 8: "u8", 16: "c16"}  # types of so many bytes
 
 NUMBERS = 1 << 18  # of a block's V or U·V; 1 MB of float32
 LEAST_TILES = 96  # of a block: products with fewer spend their time on packing U
 LEAST_BLOCKS = 4  # with fewer, threads share each block
 SHARED_NUMBERS = 1 << 22  # of a shared block's V
 LEAST_FILTERS = 16  # in a product that is not packed; with fewer it is not worth it
+ROWS, COLUMNS = 32, 64  # of products that are divided so that they are not packed
+MANY_CHANNELS = 256  # more of them in kernels turned about, which lie far apart, are better packed
 PIECE = 1 << 18  # numbers that a transform works on at a time
 SUMS = 8  # partial sums of the weight's gradient
-CALLS = 9e5  # nanoseconds that its many calls take, for threads hand Python's lock to each other between them
+CALLS = 1.2e6  # nanoseconds that its many calls take, for threads hand Python's lock to each other between them
 LARGEST_SUM = 1 << 19  # numbers in one; where it would have more, threads share the blocks
 
 Block = tuple[slice, slice]  # images, rows of tiles
@@ -85,20 +89,26 @@ class Tiles:
         self.filters, self.padding, self.dtype = channels_out, padding, dtype
         self.out = (self.h + 2 * padding[0] - kernel + 1, self.w + 2 * padding[1] - kernel + 1)
         self.high, self.wide = (-(-size // self.step) for size in self.out)  # in tiles
-        self.b_t, self.a_t = B_T.astype(dtype), _output_transform(self.step).astype(dtype)
+        self.window = -(-TILE // self.step) * self.step  # a row of a tile's inputs, filled up to be copied faster
+        self.some = np.dtype(COPIED[min(self.step * dtype.itemsize, 16)])
+        # BLAS takes less time for the one in Fortran's order, and for the other in C's.
+        self.b_t = np.asfortranarray(B_T, dtype)
+        self.a_t = _output_transform(self.step).astype(dtype)
         most = max(self.channels, self.filters)
         self.blocks = self._cut(max(NUMBERS // (TILE**2 * most), LEAST_TILES))
         self.shared = few_sums or len(self.blocks) < LEAST_BLOCKS
         if self.shared:
             self.blocks = self._cut(max(SHARED_NUMBERS // (TILE**2 * most), 1))
 
-    def _cut(self, tiles: int) -> list[Block]:
-        """Blocks of about so many tiles: rows of one image, or whole images."""
-        of_image = self.high * self.wide
+    def _cut(self, tiles: int, block: Block | None = None) -> list[Block]:
+        """All, or a block, in blocks of about so many tiles: rows of one image, or whole images."""
+        images, rows = block or (slice(0, self.n), slice(0, self.high))
+        of_image = (rows.stop - rows.start) * self.wide
         if tiles < of_image:
-            strips = pieces(self.high, round(tiles / self.wide))
-            return [(slice(i, i + 1), strip) for i in range(self.n) for strip in strips]
-        return [(images, slice(0, self.high)) for images in pieces(self.n, tiles // of_image)]
+            strips = [_within(rows, part) for part in pieces(rows.stop - rows.start, round(tiles / self.wide))]
+            return [(slice(i, i + 1), strip) for i in range(images.start, images.stop) for strip in strips]
+        parts = pieces(images.stop - images.start, tiles // of_image)
+        return [(_within(images, part), rows) for part in parts]
 
     def shares(self, most: int) -> list[list[Block]]:
         """Lists of blocks that threads add up; a single list, where threads share the blocks themselves."""
@@ -118,6 +128,13 @@ class Tiles:
         most = self.at_once(block)
         return pieces(total, min(most, -(-total // LEAST_BLOCKS)), even=True) if self.shared else pieces(total, most)
 
+    def divided(self, block: Block) -> list[Block]:
+        """Parts of a block for a transform of all filters; as `parts`."""
+        most = PIECE // (TILE**2 * self.filters)
+        if self.shared:
+            most = min(most, -(-prod(self.size(block)) // LEAST_BLOCKS))
+        return self._cut(max(most, 1), block)
+
     def products(self) -> list[slice]:
         """The 36, a shared block's in parts that threads take."""
         return pieces(TILE**2, 6 if self.shared else TILE**2)
@@ -130,19 +147,10 @@ class Tiles:
         pays = unpacked >= LEAST_FILTERS and tiles % 128
         return pieces(self.filters, min(unpacked, most) if pays else 2 * most, even=True)
 
-    def _twice(self, matrix: np.ndarray, x: np.ndarray, out: np.ndarray) -> None:
-        """(matrix ⊗ matrix) x, for x (i, j, N) and out (k, l, N): along a tile's rows, then along its columns.
-
-        Each as products of N columns, that BLAS takes as they are; one with all the columns would be packed first.
-        """
-        rows = scratch("half", (len(x), len(matrix), x.shape[2]), self.dtype)
-        np.matmul(matrix, x, out=rows)
-        np.matmul(matrix, rows.transpose(1, 0, 2), out=out.transpose(1, 0, 2))
-
     def inputs(self, x: np.ndarray, block: Block, channels: slice, v: np.ndarray) -> None:
         """V of some channels, into their `v` (36, C, T)."""
         (images, rows), (n, high, wide), c = block, self.size(block), channels.stop - channels.start
-        tall, broad = (self.step * size + TILE - self.step for size in (high, wide))
+        tall, broad = self.step * high + TILE - self.step, self.step * (wide - 1) + self.window
         padded = scratch("padded", (c, n, tall, broad), self.dtype)
         top, left = self.step * rows.start - self.padding[0], self.padding[1]
         first, last, right = max(top, 0), min(top + tall, self.h), min(left + self.w, broad)
@@ -150,44 +158,63 @@ class Tiles:
             padded.fill(0)
         taken = x[images, channels, first:last, : right - left]
         padded[:, :, first - top : last - top, left:right] = taken.transpose(1, 0, 2, 3)
+        # Its windows, many numbers at a time: neighbours in a row as if they were one large number.
         of_channel, of_image, down, along = padded.strides
-        strides = (down, along, of_channel, of_image, self.step * down, self.step * along)
-        tiles = scratch("tiles", (TILE, TILE, c, n, high, wide), self.dtype)
-        tiles[...] = np.ndarray(tiles.shape, self.dtype, padded, strides=strides)  # its windows
-        self._twice(self.b_t, tiles.reshape(TILE, TILE, -1), _squared(v))
-
-    def _strip(self, maps: np.ndarray, block: Block, filters: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The block's part of `maps`, (o, n, rows, columns); such an array whose tiles are all whole, itself if it can
-        be; and the latter by place in a tile, (columns of a tile, its rows, o, n, high, wide)."""
-        (images, rows), (n, high, wide), step = block, self.size(block), self.step
-        strip = maps[images, filters, step * rows.start : step * rows.stop].transpose(1, 0, 2, 3)
-        whole = (filters.stop - filters.start, n, step * high, step * wide)
-        room = strip if strip.shape == whole else scratch("padded", whole, self.dtype)
-        return strip, room, room.reshape(*whole[:2], high, step, wide, step).transpose(5, 3, 0, 1, 2, 4)
+        strides = (down, of_channel, of_image, self.step * down, self.step * along)
+        tiles = scratch("tiles", (TILE, c, n, high, wide, self.window), self.dtype)
+        into = tiles.view(self.some)
+        for i in range(into.shape[-1]):
+            into[..., i] = np.ndarray(into.shape[:-1], self.some, padded, i * self.some.itemsize, strides)
+        # Along a tile's columns, then along its rows; each as products of so many columns that BLAS takes as they are.
+        tiles = tiles.reshape(TILE, -1, self.window)[..., :TILE].transpose(0, 2, 1)
+        half = scratch("half", (TILE, TILE, tiles.shape[2]), self.dtype)
+        np.matmul(self.b_t, tiles, out=half)
+        np.matmul(self.b_t, half.transpose(1, 0, 2), out=_squared(v).transpose(1, 0, 2))
 
     def outputs(self, m: np.ndarray, block: Block, filters: slice, y: np.ndarray, bias: np.ndarray | None) -> None:
         """Y of some filters, from their `m` = U·V (36, O, T) into their part of `y`."""
-        tiles = scratch("tiles", (self.step, self.step, filters.stop - filters.start, *self.size(block)), self.dtype)
-        self._twice(self.a_t, _squared(m), tiles.reshape(self.step, self.step, -1))
-        strip, room, columns = self._strip(y, block, filters)
-        for j in range(self.step):
+        m = _squared(m)
+        tiles = scratch("tiles", (self.step, m.shape[2], self.step), self.dtype)
+        half = scratch("half", (self.step, TILE, m.shape[2]), self.dtype)
+        np.matmul(self.a_t, m.transpose(1, 0, 2), out=half.transpose(1, 0, 2))
+        np.matmul(self.a_t, half, out=tiles.transpose(0, 2, 1))
+        for of_maps, of_tiles in self._places(y, tiles, block, filters):
             if bias is None:
-                columns[j] = tiles[:, j]
+                of_maps[...] = of_tiles
             else:
-                np.add(tiles[:, j], bias[filters].reshape(-1, 1, 1, 1), out=columns[j])
-        if room is not strip:  # the last tiles stick out
-            strip[...] = room[:, :, : strip.shape[2], : strip.shape[3]]
+                np.add(of_tiles, bias[filters].reshape(-1, *[1] * (of_maps.ndim - 2)), out=of_maps)
 
-    def gradients(self, grad_output: np.ndarray, block: Block, filters: slice, m: np.ndarray) -> None:
-        """M̂ of some filters, into their `m` (36, O, T)."""
-        tiles = scratch("tiles", (self.step, self.step, filters.stop - filters.start, *self.size(block)), self.dtype)
-        strip, room, columns = self._strip(grad_output, block, filters)
-        if room is not strip:
-            room.fill(0)
-            room[:, :, : strip.shape[2], : strip.shape[3]] = strip
-        for j in range(self.step):
-            tiles[:, j] = columns[j]
-        self._twice(self.a_t.T, tiles.reshape(self.step, self.step, -1), _squared(m))
+    def gradients(self, grad_output: np.ndarray, block: Block, m: np.ndarray) -> None:
+        """M̂ of a block, into its `m` (36, T, O)."""
+        (images, rows), (n, high, wide), step = block, self.size(block), self.step
+        maps = grad_output[images, :, step * rows.start : step * rows.stop]
+        # By channels they are far apart: side by side first.
+        near = scratch("padded", (n, self.filters, step * high, step * wide), self.dtype)
+        if near.shape != maps.shape:  # the last tiles stick out
+            near.fill(0)
+        near[:, :, : maps.shape[2], : maps.shape[3]] = maps
+        tiles = scratch("tiles", (step, n, high, wide, self.filters, step), self.dtype)
+        into = tiles.view(self.some)
+        columns = near.view(self.some).reshape(n, self.filters, high, step, wide, -1).transpose(5, 3, 0, 2, 4, 1)
+        for i, some in enumerate(columns):
+            into[..., i] = some
+        half = scratch("half", (step, TILE, m.shape[1] * m.shape[2]), self.dtype)
+        np.matmul(self.a_t.T, tiles.reshape(step, -1, step).transpose(0, 2, 1), out=half)
+        np.matmul(self.a_t.T, half.transpose(1, 0, 2), out=_squared(m).transpose(1, 0, 2))
+
+    def _places(
+        self, maps: np.ndarray, tiles: np.ndarray, block: Block, filters: slice
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """What of the block's part of `maps` is what of its `tiles` (rows of a tile, T, columns of a tile)."""
+        (images, rows), (n, high, wide), step = block, self.size(block), self.step
+        strip = maps[images, filters, step * rows.start : step * rows.stop].transpose(1, 0, 2, 3)
+        o, _, height, width = strip.shape
+        lines = tiles.reshape(step, o, n, high, step * wide)[..., :width]
+        whole, rest = divmod(height, step)
+        of_whole = strip[:, :, : step * whole].reshape(o, n, whole, step, width)
+        yield of_whole.transpose(3, 0, 1, 2, 4), lines[:, :, :, :whole]
+        if rest:
+            yield strip[:, :, step * whole :].transpose(2, 0, 1, 3), lines[:rest, :, :, whole]
 
     def blank(self, role: str, channels: int, block: Block) -> np.ndarray:
         """A scratch array for V, U·V or M̂ of so many channels, (36, channels, T)."""
@@ -200,10 +227,42 @@ class Tiles:
         return v
 
     def all_gradients(self, grad_output: np.ndarray, block: Block) -> np.ndarray:
-        """M̂ (36, O, T)."""
-        m = self.blank("product", self.filters, block)
-        run(lambda part: self.gradients(grad_output, block, part, m[:, part]), self.parts(self.filters, block))
+        """M̂ (36, T, O)."""
+        m = scratch("product", (TILE**2, prod(self.size(block)), self.filters), self.dtype)
+        images, rows = block
+
+        def transform(part: Block) -> None:
+            first = ((part[0].start - images.start) * (rows.stop - rows.start) + part[1].start - rows.start) * self.wide
+            self.gradients(grad_output, part, m[:, first : first + prod(self.size(part))])
+
+        run(transform, self.divided(block))
         return m
+
+
+def _within(whole: slice, part: slice) -> slice:
+    return slice(whole.start + part.start, whole.start + part.stop)
+
+
+def _multiply(u: np.ndarray, v: np.ndarray, out: np.ndarray) -> np.ndarray:
+    """U·V: u (36, O, C), v (36, C, T) into `out` (36, O, T)."""
+    o, (_, c, t) = u.shape[1], v.shape
+    near = c <= MANY_CHANNELS or u.strides[2] == u.itemsize
+    divides = wide_blas() and near and o * c * t > UNPACKED
+    parts = parts_of_row(o, min(UNPACKED // (c * t), COLUMNS), COLUMNS // 2) if divides else 1
+    np.matmul(u.reshape(len(u), parts, -1, c), v[:, None], out=out.reshape(len(u), parts, -1, t))
+    return out
+
+
+def _sum_over_tiles(m: np.ndarray, v: np.ndarray, out: np.ndarray) -> None:
+    """∂L/∂U: m (k, T, O), v (k, C, T) into `out` (k, O, C)."""
+    (k, t, o), c = m.shape, v.shape[1]
+    rows = columns = 1
+    if wide_blas() and o * c * t > UNPACKED:
+        columns = parts_of_row(c, min(UNPACKED // (ROWS * t), COLUMNS), COLUMNS // 2)
+        rows = parts_of_row(o, ROWS, ROWS // 2) if columns > 1 else 1
+    m = m.reshape(k, t, rows, 1, o // rows).transpose(0, 2, 3, 4, 1)
+    v = v.reshape(k, 1, columns, c // columns, t).transpose(0, 1, 2, 4, 3)
+    np.matmul(m, v, out=out.reshape(k, rows, o // rows, columns, c // columns).transpose(0, 1, 3, 2, 4))
 
 
 def _squared(values: np.ndarray) -> np.ndarray:
@@ -234,9 +293,9 @@ def _convolve(tiles: Tiles, x: np.ndarray, weight: np.ndarray, turned: bool, bia
     def finish(block: Block, v: np.ndarray, filters: slice, u: np.ndarray) -> None:
         """From V to the outputs of some filters."""
         count = filters.stop - filters.start
-        m = np.matmul(u, v, out=tiles.blank("product", count, block))
+        m = _multiply(u, v, tiles.blank("product", count, block))
         for part in pieces(count, tiles.at_once(block)):
-            tiles.outputs(m[:, part], block, slice(filters.start + part.start, filters.start + part.stop), y, bias)
+            tiles.outputs(m[:, part], block, _within(filters, part), y, bias)
 
     def share(block: Block) -> None:
         v = tiles.all_inputs(x, block)
@@ -275,7 +334,7 @@ class Winograd:
         c, o, step = self.channels, self.filters, OUTPUTS[self.weight_shape[2]]
         tiles = self.input_shape[0] * prod(-(-size // step) for size in self.out)
         # V, Y, and the products
-        of_tile = 40 * c + 25 * o + 0.42 * c * o if wide_blas() else 50 * c + 32 * o + 0.8 * c * o
+        of_tile = 29 * c + 18 * o + 0.38 * c * o if wide_blas() else 50 * c + 32 * o + 0.8 * c * o
         return tiles * of_tile + 25 * c * o + CALLS  # and U
 
     # Each pass cuts its maps when it comes to run.
@@ -311,13 +370,16 @@ class Winograd:
         of_u = scratch("sums", (len(shares), TILE**2, o, c), self.dtype)
 
         def add(share: int, block: Block) -> None:
-            v, m = tiles.all_inputs(input, block).transpose(0, 2, 1), tiles.all_gradients(grad_output, block)
+            v, m = tiles.all_inputs(input, block), tiles.all_gradients(grad_output, block)
 
             def multiply(some: slice) -> None:
+                of_some = of_u[share, some]
                 if block is shares[share][0]:
-                    np.matmul(m[some], v[some], out=of_u[share, some])
+                    _sum_over_tiles(m[some], v[some], of_some)
                 else:
-                    of_u[share, some] += m[some] @ v[some]
+                    more = np.empty_like(of_some)
+                    _sum_over_tiles(m[some], v[some], more)
+                    of_some += more
 
             run(multiply, tiles.products())
 
@@ -339,29 +401,25 @@ class Winograd:
             takers = range(min(threads, 6 if tiles.shared else len(tiles.shares(len(tiles.blocks)))))
             holders = range(1) if tiles.shared else takers
             found += [(thread, "columns", tiles.channels * of_channel) for thread in holders]
-            channels, filters = (
-                max(part.stop - part.start for part in tiles.parts(total, block))
-                for total in (tiles.channels, tiles.filters)
-            )
+            channels = max(part.stop - part.start for part in tiles.parts(tiles.channels, block))
             if tiles is self.sums:
                 found += [(thread, "product", tiles.filters * of_channel) for thread in holders]
                 found.append((0, "sums", len(tiles.shares(SUMS)) * TILE**2 * o * c))
+                of_filters = tiles.filters * max(prod(tiles.size(part)) for part in tiles.divided(block))
             else:
                 cut = tiles.some_filters(block) if tiles.shared else [slice(0, tiles.filters)]
                 some = max(part.stop - part.start for part in cut)
                 found += [(thread, "product", some * of_channel) for thread in takers]
                 sharers = takers[: len(cut)] if tiles.shared else range(1)
                 found += [(thread, "filters", TILE**2 * some * tiles.channels) for thread in sharers]
-                filters = min(some, tiles.at_once(block))
-            channels, filters = channels * n, filters * n
-            tall, broad = (tiles.step * size for size in (high, wide))
-            border = TILE - tiles.step
-            padded = channels * (tall + border) * (broad + border)
-            if tiles.out != (tiles.step * tiles.high, tiles.step * tiles.wide):  # outputs stick out, and are cut off
-                padded = max(padded, filters * tall * broad)
-            most = TILE**2 * channels * high * wide
-            half = max(most, TILE * tiles.step * filters * high * wide)
-            for role, numbers in (("padded", padded), ("tiles", max(most, filters * tall * broad)), ("half", half)):
+                of_filters = min(some, tiles.at_once(block)) * n * high * wide
+            step, of_channels = tiles.step, channels * n * high * wide
+            padded = channels * n * (step * high + TILE - step) * (step * (wide - 1) + tiles.window)
+            if tiles is self.sums:
+                padded = max(padded, step**2 * of_filters)
+            half = max(TILE**2 * of_channels, TILE * step * of_filters)
+            filled = max(TILE * tiles.window * of_channels, step**2 * of_filters)
+            for role, numbers in (("padded", padded), ("tiles", filled), ("half", half)):
                 found += [(thread, role, numbers) for thread in takers]
         largest: dict[tuple[int, str], int] = {}
         for thread, role, numbers in found:
