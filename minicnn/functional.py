@@ -83,6 +83,8 @@ def pair(
     name: str, argument: str, value: Any, default: tuple[int, int] | None = None, least: int = 1
 ) -> tuple[int, int]:
     """An int, a pair, a one-element tuple, or (where there is a `default`) None or an empty tuple."""
+    if type(value) is tuple and [*map(type, value)] == [int, int] and min(value) >= least:  # as layers keep it
+        return value
     if value is None or (isinstance(value, Sequence) and len(value) == 0):
         if default is None:
             raise ValueError(f"{located(name)}: {argument} is missing")

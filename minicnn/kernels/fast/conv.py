@@ -7,6 +7,7 @@ there are enough channels that its savings outweigh its transforms.
 from __future__ import annotations
 
 from contextvars import ContextVar
+from functools import lru_cache
 
 import numpy as np
 
@@ -19,6 +20,7 @@ SHORT = 3e5  # nanoseconds on one core; as much again is Python's, and threads t
 forced: ContextVar[str | None] = ContextVar("convolution", default=None)  # one of them, wherever it applies
 
 
+@lru_cache(1024)  # they know sizes, and hold no arrays
 def algorithms(input_shape, weight_shape, dtype, stride, padding, dilation, groups) -> dict[str, Im2col | Winograd]:
     """Those that can do a convolution of these shapes, by name."""
     general = Im2col(input_shape, weight_shape, dtype, stride, padding, dilation, groups)
@@ -29,9 +31,14 @@ def algorithms(input_shape, weight_shape, dtype, stride, padding, dilation, grou
 
 def plan(input_shape, weight_shape, dtype, stride, padding, dilation, groups) -> Im2col | Winograd:
     """The algorithm for a convolution of these shapes, ready to run `forward` and `backward`."""
-    able = algorithms(input_shape, weight_shape, dtype, stride, padding, dilation, groups)
+    sizes = input_shape, weight_shape, dtype, stride, padding, dilation, groups
     choice = forced.get()
-    return able[choice] if choice in able else min(able.values(), key=lambda algorithm: algorithm.cost())
+    return algorithms(*sizes)[choice] if choice in algorithms(*sizes) else _fastest(*sizes)
+
+
+@lru_cache(1024)
+def _fastest(*sizes) -> Im2col | Winograd:
+    return min(algorithms(*sizes).values(), key=lambda algorithm: algorithm.cost())
 
 
 def is_short(chosen: Im2col | Winograd) -> bool:
