@@ -24,7 +24,7 @@ import numpy as np
 
 from . import allocator, backend, threads
 from .backend import Array
-from .kernels import cut, fast, naive
+from .kernels import cut, fast, naive, recording
 
 
 class Scope(tuple[Any, ...]):
@@ -37,7 +37,6 @@ class Scope(tuple[Any, ...]):
 NOWHERE = Scope()
 
 # What is going on around an operation. Context variables, so each thread has its own.
-_grad_enabled: ContextVar[bool] = ContextVar("grad_enabled", default=True)
 _dry_run: ContextVar[bool] = ContextVar("dry_run", default=False)
 _scope: ContextVar[Scope] = ContextVar("scope", default=NOWHERE)
 _observers: ContextVar[tuple[Any, ...]] = ContextVar("observers", default=())
@@ -222,17 +221,17 @@ def _set(variable: ContextVar, value: Any) -> Iterator[Any]:
 
 def no_grad():
     """Inside ``with no_grad():`` (or a function under ``@no_grad()``) nothing is recorded for backward."""
-    return _set(_grad_enabled, False)
+    return _set(recording, False)
 
 
 def enable_grad():
     """Undo a surrounding `no_grad`."""
-    return _set(_grad_enabled, True)
+    return _set(recording, True)
 
 
 def is_grad_enabled() -> bool:
     """Whether operations are being recorded for backward."""
-    return _grad_enabled.get()
+    return recording.get()
 
 
 def dry_run():
@@ -563,7 +562,7 @@ def apply_with_saved(op: Op, *inputs: Tensor | None, **params: Any) -> tuple[Ten
         with backend.computing(*arrays):
             output, saved = kernels[0](*arrays, **params)
             output = _as_array(output, xp)
-    record = _grad_enabled.get()
+    record = recording.get()
     needs = tuple(record and t is not None and t._requires_grad for t in inputs)
     observers = _observers.get()
     node = None

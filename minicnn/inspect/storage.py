@@ -202,6 +202,11 @@ def _in_pieces(node: Node, backward: bool) -> Iterator[tuple[str, Any, int, int]
             return
         phases = fast_pool.Phases(shape, dilation=node.params.get("dilation", (1, 1)), **params)
         parts, planes = len(phases.blocks), max(part.stop - part.start for part in phases.blocks)
+        if name == "max_pool2d" and not backward and True not in node.needs:  # the largest only
+            if phases.bordered:
+                yield "padded", None, planes * math.prod(phases.seen), parts
+            yield "row", None, planes * phases.out[0] * (phases.seen if phases.bordered else phases.size)[1], parts
+            return
         numbers = planes * math.prod(phases.grid)
         index = fast_pool.winner_dtype(params["kernel_size"])
         if name == "max_pool2d":

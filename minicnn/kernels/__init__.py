@@ -9,3 +9,8 @@ Every operation is a pair, one beside the other::
 files here are array-neutral (NumPy or CuPy, real or complex: no casts, no ``abs`` of what should stay smooth).
 `naive` has the same passes as loops for reading and for testing, `fast` those of the CPU engine room.
 """
+
+from contextvars import ContextVar
+
+# Whether a backward pass may follow (not in `minicnn.no_grad`): what takes long to save need not be made otherwise.
+recording: ContextVar[bool] = ContextVar("recording", default=True)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minicnn import optim, threads
+from minicnn import no_grad, optim, threads
 from minicnn.engine import Parameter
 from minicnn.kernels import fast
 from minicnn.kernels.fast import pool
@@ -242,6 +242,18 @@ def test_a_winner_takes_one_byte_where_it_can(size):
     neutral, other = (run(implementations("max_pool2d")[form], (x,), **params) for form in ("neutral", "fast"))
     assert_same(other, neutral)
     assert (other.saved[0].dtype == np.uint8) == (size[0] * size[1] <= 256)
+
+
+def test_largest_entries_without_a_backward_pass(monkeypatch):
+    """Of several pieces, on any number of threads."""
+    (x,), params = case("max_pool2d")
+    expected = run(FAST["max_pool2d"], (x,), **params).output
+    for number in (1, 2, 4):
+        monkeypatch.setattr(threads, "_requested", number)
+        with no_grad():
+            output, saved = fast.max_pool2d_forward(x, **params)
+        np.testing.assert_array_equal(output, expected)
+        assert saved is None
 
 
 RULES = {

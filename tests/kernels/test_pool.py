@@ -9,6 +9,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from minicnn import no_grad
+from minicnn.kernels import fast
+
 from .helpers import (
     Windows,
     assert_adjoint,
@@ -93,6 +96,21 @@ def max_gradient(x: np.ndarray, winners: np.ndarray, grad_output: np.ndarray) ->
     for at in np.ndindex(winners.shape):
         grad[(*at[:2], winners[at])] += grad_output[at]
     return grad[..., :-1].reshape(x.shape)
+
+
+@drawn
+@given(pools(dilated=True), dtypes, seeds, st.sampled_from([(), (NAN,), (INF, -INF), (NAN, -INF)]))
+def test_max_pool_without_a_backward_pass(case, dtype, seed, special):
+    """Then the largest entries are found in another way, and who they were is not noted."""
+    rows, columns, params, shape = case
+    params = params | {"dilation": (rows.dilation, columns.dilation)}
+    rng = np.random.default_rng(seed)
+    x = rng.choice(np.array([-2.0, -1, 0, 1, *special]), shape).astype(dtype)
+    maxima, _ = max_oracle(x, rows, columns, params["ceil_mode"])
+    with no_grad():
+        output, saved = fast.max_pool2d_forward(x, **params)
+    np.testing.assert_array_equal(output, maxima)
+    assert output.dtype == dtype and saved is None
 
 
 @drawn

@@ -20,7 +20,6 @@ SHORT = 3e5  # nanoseconds on one core; as much again is Python's, and threads t
 forced: ContextVar[str | None] = ContextVar("convolution", default=None)  # one of them, wherever it applies
 
 
-@lru_cache(1024)  # they know sizes, and hold no arrays
 def algorithms(input_shape, weight_shape, dtype, stride, padding, dilation, groups) -> dict[str, Im2col | Winograd]:
     """Those that can do a convolution of these shapes, by name."""
     general = Im2col(input_shape, weight_shape, dtype, stride, padding, dilation, groups)
@@ -32,13 +31,14 @@ def algorithms(input_shape, weight_shape, dtype, stride, padding, dilation, grou
 def plan(input_shape, weight_shape, dtype, stride, padding, dilation, groups) -> Im2col | Winograd:
     """The algorithm for a convolution of these shapes, ready to run `forward` and `backward`."""
     sizes = input_shape, weight_shape, dtype, stride, padding, dilation, groups
-    choice = forced.get()
-    return algorithms(*sizes)[choice] if choice in algorithms(*sizes) else _fastest(*sizes)
+    able = algorithms(*sizes)
+    return able.get(forced.get() or _fastest(*sizes), able[Im2col.name])
 
 
 @lru_cache(1024)
-def _fastest(*sizes) -> Im2col | Winograd:
-    return min(algorithms(*sizes).values(), key=lambda algorithm: algorithm.cost())
+def _fastest(*sizes) -> str:
+    """The name of the algorithm that should take least time."""
+    return min(algorithms(*sizes).values(), key=lambda algorithm: algorithm.cost()).name
 
 
 def is_short(chosen: Im2col | Winograd) -> bool:

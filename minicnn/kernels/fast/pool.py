@@ -20,6 +20,7 @@ import numpy as np
 
 from ...threads import pieces, run
 from .. import pool as neutral
+from .. import recording
 from .activation import WHOLE_NUMBERS
 from .entrywise import PIECE
 from .scratch import scratch
@@ -33,9 +34,11 @@ class Phases:
         self.out, _ = neutral._geometry(shape, kernel_size, stride, padding, dilation, ceil_mode)
         reach = [d * (k - 1) for d, k in zip(dilation, kernel_size, strict=True)]
         self.grid = tuple(o + r // s for o, r, s in zip(self.out, reach, stride, strict=True))  # rows, columns
-        starts = ([d * i for i in range(k)] for d, k in zip(dilation, kernel_size, strict=True))
+        self.starts = [[d * i for i in range(k)] for d, k in zip(dilation, kernel_size, strict=True)]
+        self.seen = [(o - 1) * s + of[-1] + 1 for o, s, of in zip(self.out, stride, self.starts, strict=True)]
+        self.bordered = max(padding) > 0 or any(m > n for m, n in zip(self.seen, self.size, strict=True))
         # A window's rows and its columns: in which phases they are, and how far on.
-        self.rows, self.columns = ([(i % s, i // s) for i in of] for of, s in zip(starts, stride, strict=True))
+        self.rows, self.columns = ([(i % s, i // s) for i in of] for of, s in zip(self.starts, stride, strict=True))
         self.rows = [(a, down * self.grid[1]) for a, down in self.rows]
         self.taps = [((a, b), down + along) for a, down in self.rows for b, along in self.columns]
         self.used = sorted({phase for phase, _ in self.taps})
@@ -148,15 +151,47 @@ def _rows_first(entries: np.ndarray, phases: Phases, numbers: np.ndarray) -> Ite
     return ((best, numbered(of_row, first)) for best, of_row, first in zip(*shifted, firsts, strict=True))
 
 
+def _maxima(planes: np.ndarray, phases: Phases, out: np.ndarray) -> None:
+    """The largest of each window of planes (P, H, W), into `out`: first of its rows, which windows share."""
+    rows, columns = (
+        [slice(a, a + (o - 1) * s + 1, s) for a in of]
+        for of, o, s in zip(phases.starts, phases.out, phases.stride, strict=True)
+    )
+    if phases.bordered:
+        padded = scratch("padded", (len(planes), *phases.seen), planes.dtype)
+        padded.fill(-np.inf)
+        top, left = phases.padding
+        h, w = (min(n, m - p) for n, m, p in zip(phases.size, phases.seen, phases.padding, strict=True))
+        padded[:, top : top + h, left : left + w] = planes[:, :h, :w]
+        planes = padded
+    of_rows = scratch("row", (len(planes), phases.out[0], planes.shape[2]), planes.dtype)
+    _maximum((planes[:, row] for row in rows), of_rows)
+    _maximum((of_rows[:, :, column] for column in columns), out)
+
+
+def _maximum(arrays: Iterator[np.ndarray], out: np.ndarray) -> None:
+    """The largest of all arrays, place by place."""
+    first = next(arrays)
+    second = next(arrays, first)
+    np.maximum(first, second, out=out)
+    for array in arrays:
+        np.maximum(out, array, out=out)
+
+
 def max_pool2d_forward(input, kernel_size, stride, padding, dilation, ceil_mode):
-    """The largest so far, entry by entry of the window; who beats it is noted, and so the first of equals stays."""
+    """The largest so far, entry by entry of the window; who beats it is noted, and so the first of equals stays. Where
+    no backward pass can follow (`recording`), nobody is noted."""
     phases = Phases(input.shape, kernel_size, stride, padding, dilation, ceil_mode)
     x, index = _planes(input), winner_dtype(kernel_size)
     output = np.empty((len(x), *phases.out), x.dtype)
-    winners, numbers = np.empty(output.shape, index), np.arange(prod(kernel_size), dtype=index)
+    winners = np.empty(output.shape, index) if recording.get() else None
+    numbers = np.arange(prod(kernel_size), dtype=index)
 
     def work(block: slice) -> None:
         planes = x[block]
+        if winners is None:
+            _maxima(planes, phases, output[block])
+            return
         parts = phases.apart(planes, -np.inf)
         if tuple(stride) == (1, 1):
             taps = _rows_first(parts[0, 0], phases, numbers)
@@ -172,7 +207,7 @@ def max_pool2d_forward(input, kernel_size, stride, padding, dilation, ceil_mode)
 
     run(work, phases.blocks)
     shape = (*input.shape[:2], *phases.out)
-    return output.reshape(shape), (winners.reshape(shape), input.shape)
+    return output.reshape(shape), None if winners is None else (winners.reshape(shape), input.shape)
 
 
 def max_pool2d_backward(grad_output, saved, needs, kernel_size, stride, padding, dilation, ceil_mode):
