@@ -17,9 +17,11 @@ import numpy as np
 from ...threads import pieces, run
 from ..norm import _count_per_channel
 from .entrywise import PIECE
+from .im2col import parts_of_row
 from .scratch import scratch
 
 FAR = 4.0  # standard deviations: a mean so far from 0 costs two bits of the difference from it
+FEW = 500  # results of a product, during which NumPy does not let other threads have Python's lock
 NEAR = 2.0  # and one so far costs two bits of E[x²] − E[x]²
 
 # -------------------------------------------------------------------------------------- batch normalisation
@@ -45,8 +47,14 @@ def blocks(shape: tuple[int, int, int]) -> list[slice]:
 
 
 def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Σ a·b over images and places, (n, c, L) → (c,)."""
-    return np.matmul(a[:, :, None], b[..., None])[..., 0, 0].sum(axis=0)
+    """Σ a·b over images and places, (n, c, L) → (c,).
+
+    In parts, where results would be `FEW`, or a second thread would wait for the first.
+    """
+    n, c, length = a.shape
+    parts = parts_of_row(length, max(a.size / (FEW + 1), 1), 1)
+    a, b = (x.reshape(n, c, parts, length // parts) for x in (a, b))
+    return np.matmul(a[..., None, :], b[..., None])[..., 0, 0].sum(axis=(0, 2))
 
 
 def _sum(a: np.ndarray) -> np.ndarray:
