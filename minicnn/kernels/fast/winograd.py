@@ -15,7 +15,7 @@ Written as small matrix products, for a tile of 6 × 6 inputs and 4 × 4 outputs
 
 All steps are linear in w and in x, so the gradients are the same steps transposed::
 
-    ∂L/∂U = M̂ · Vᵀ                   (36, O, C) with M̂ = (A ⊗ A) ∂L/∂Y, (36, O, T)
+    ∂L/∂U = M̂ᵀ · Vᵀ                  (36, O, C) with M̂ = (A ⊗ A) ∂L/∂Y, (36, T, O)
     ∂L/∂w = (Gᵀ ⊗ Gᵀ) ∂L/∂U
     ∂L/∂x                            the convolution of ∂L/∂y with the kernels turned about, by the same algorithm
 
@@ -28,7 +28,13 @@ neural networks", CVPR 2016, section 4 (arXiv:1509.09308).
 A block of tiles that fits a core's cache passes through all steps on one thread. Where there are few tiles, threads
 share a block: they divide V by channels, and then all the rest by filters. U of some filters is made there too, as all
 of it would leave the cache (512 channels have 38 MB of it) only to be fetched again for the products. For ∂L/∂U they
-divide V and M̂ by channels, and then the 36 products.
+divide V by channels and M̂ by tiles, and then the 36 products.
+
+How long the steps take depends on how their numbers lie. A row of a tile is copied as one or two large numbers. The
+transform along it takes the tiles so, a row's numbers side by side, and the one along columns, as all products after
+it, has the tiles side by side. OpenBLAS for AVX-512 takes small products as they are, without a copy in an order of its
+own, so larger ones are divided; but two matrices that are both summed along their rows take it twice the time, which is
+why M̂ has its filters side by side.
 """
 
 from __future__ import annotations
@@ -91,7 +97,7 @@ class Tiles:
         self.high, self.wide = (-(-size // self.step) for size in self.out)  # in tiles
         self.window = -(-TILE // self.step) * self.step  # a row of a tile's inputs, filled up to be copied faster
         self.some = np.dtype(COPIED[min(self.step * dtype.itemsize, 16)])
-        # BLAS takes less time for the one in Fortran's order, and for the other in C's.
+        # In Fortran's order BLAS takes half the time along rows; in C's for the other.
         self.b_t = np.asfortranarray(B_T, dtype)
         self.a_t = _output_transform(self.step).astype(dtype)
         most = max(self.channels, self.filters)
@@ -158,14 +164,14 @@ class Tiles:
             padded.fill(0)
         taken = x[images, channels, first:last, : right - left]
         padded[:, :, first - top : last - top, left:right] = taken.transpose(1, 0, 2, 3)
-        # Its windows, many numbers at a time: neighbours in a row as if they were one large number.
+        # Its windows, neighbours in a row as if they were one large number.
         of_channel, of_image, down, along = padded.strides
         strides = (down, of_channel, of_image, self.step * down, self.step * along)
         tiles = scratch("tiles", (TILE, c, n, high, wide, self.window), self.dtype)
         into = tiles.view(self.some)
         for i in range(into.shape[-1]):
             into[..., i] = np.ndarray(into.shape[:-1], self.some, padded, i * self.some.itemsize, strides)
-        # Along a tile's columns, then along its rows; each as products of so many columns that BLAS takes as they are.
+        # Along a tile's rows, then along its columns; each as six products, which BLAS takes as they are.
         tiles = tiles.reshape(TILE, -1, self.window)[..., :TILE].transpose(0, 2, 1)
         half = scratch("half", (TILE, TILE, tiles.shape[2]), self.dtype)
         np.matmul(self.b_t, tiles, out=half)
@@ -178,7 +184,7 @@ class Tiles:
         half = scratch("half", (self.step, TILE, m.shape[2]), self.dtype)
         np.matmul(self.a_t, m.transpose(1, 0, 2), out=half.transpose(1, 0, 2))
         np.matmul(self.a_t, half, out=tiles.transpose(0, 2, 1))
-        for of_maps, of_tiles in self._places(y, tiles, block, filters):
+        for of_maps, of_tiles in self._whole_and_cut(y, tiles, block, filters):
             if bias is None:
                 of_maps[...] = of_tiles
             else:
@@ -202,10 +208,11 @@ class Tiles:
         np.matmul(self.a_t.T, tiles.reshape(step, -1, step).transpose(0, 2, 1), out=half)
         np.matmul(self.a_t.T, half.transpose(1, 0, 2), out=_squared(m).transpose(1, 0, 2))
 
-    def _places(
+    def _whole_and_cut(
         self, maps: np.ndarray, tiles: np.ndarray, block: Block, filters: slice
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """What of the block's part of `maps` is what of its `tiles` (rows of a tile, T, columns of a tile)."""
+        """Which part of `maps` is which of the block's `tiles` (rows of a tile, T, columns of a tile): those whose rows
+        are all there, and the last ones, if they stick out."""
         (images, rows), (n, high, wide), step = block, self.size(block), self.step
         strip = maps[images, filters, step * rows.start : step * rows.stop].transpose(1, 0, 2, 3)
         o, _, height, width = strip.shape
