@@ -30,7 +30,9 @@ SIZES = {
     },
     winograd: {
         "NUMBERS": (1, 5000, 1 << 18), "LEAST_TILES": (1, 3, 128), "LEAST_BLOCKS": (1, 4), "PIECE": (1, 4000, 1 << 17),
-        "SHARED_NUMBERS": (1, 5000, 1 << 22), "LARGEST_SUM": (1, 1 << 19), "SUMS": (1, 3, 8),
+        "SHARED_NUMBERS": (1, 5000, 1 << 22), "LARGEST_SUM": (1, 1 << 19), "SUMS": (1, 3, 8), "ROWS": (2, 32),
+        "COLUMNS": (2, 64), "MANY_CHANNELS": (0, 256), "LEAST_FILTERS": (1, 16), "UNPACKED": (1, 100, 10**6),
+        "wide_blas": WIDE_OR_NOT,
     },
 }  # fmt: skip
 

@@ -302,6 +302,8 @@ class Im2col:
 @cache
 def parts_of_row(length: int, most: float, least: int) -> int:
     """In how many parts of one length, from `least` to `most`, a row can be divided; else 1."""
+    if most < least:
+        return 1
     counts = range(max(int(-(-length // most)), 1), length // least + 1)
     return next((count for count in counts if length % count == 0), 1)
 
