@@ -14,7 +14,7 @@ import heapq
 import itertools
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from types import ModuleType
@@ -548,6 +548,8 @@ def apply_with_saved(op: Op, *inputs: Tensor | None, **params: Any) -> tuple[Ten
             )
     xp = np if _dry_run.get() else backend.common_module(lambda: _label(op), *arrays)  # shapes have none
     kernels = _implementation(op, arrays)
+    record = recording.get()
+    needs = tuple(record and t is not None and t._requires_grad for t in inputs)
     if _dry_run.get():
         if op.shape is None:  # one of the user's own: what comes out of zeros has the shape
             zeros = (None if x is None else np.zeros(x.shape, dtype=x.dtype) for x in arrays)
@@ -559,11 +561,9 @@ def apply_with_saved(op: Op, *inputs: Tensor | None, **params: Any) -> tuple[Ten
             dtype = params.get("dtype") or np.result_type(*(x.dtype for x in arrays if x is not None))
         output, saved = np.broadcast_to(np.zeros((), dtype=dtype), shape), None
     else:
-        with backend.computing(*arrays):
+        with backend.computing(*arrays), nullcontext() if record == (True in needs) else no_grad():
             output, saved = kernels[0](*arrays, **params)
             output = _as_array(output, xp)
-    record = recording.get()
-    needs = tuple(record and t is not None and t._requires_grad for t in inputs)
     observers = _observers.get()
     node = None
     if observers or True in needs:

@@ -10,7 +10,7 @@ import pytest
 from tests import conftest
 
 LEAKS = {
-    "engine._grad_enabled": "engine._grad_enabled.set(False)",
+    "engine.recording": "engine.recording.set(False)",
     "engine._kernels": "minicnn.use_kernels('naive')",
     "engine._observers": "engine._observers.set((object(),))",
     "engine._scope": "engine._scope.set((object(),))",

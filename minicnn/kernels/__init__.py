@@ -5,9 +5,10 @@ Every operation is a pair, one beside the other::
     f_forward(*arrays, **params)                       -> output, saved
     f_backward(grad_output, saved, needs, **params)    -> one gradient per array, None where needs is False
 
-`saved` is whatever the backward pass wants to remember. Inputs and upstream gradients are never written to. The
-files here are array-neutral (NumPy or CuPy, real or complex: no casts, no ``abs`` of what should stay smooth).
-`naive` has the same passes as loops for reading and for testing, `fast` those of the CPU engine room.
+`saved` is whatever the backward pass wants to remember; None will do where none can follow (`recording`). Inputs and
+upstream gradients are never written to. The files here are array-neutral (NumPy or CuPy, real or complex: no casts, no
+``abs`` of what should stay smooth). `naive` has the same passes as loops for reading and for testing, `fast` those of
+the CPU engine room.
 """
 
 from contextvars import ContextVar

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -29,9 +31,9 @@ SIZES = {
         "TINY": (0, 512), "FEW_FILTERS": (0, 64), "MANY_WINDOWS": (0, 4096), "wide_blas": WIDE_OR_NOT,
     },
     winograd: {
-        "NUMBERS": (1, 5000, 1 << 18), "LEAST_TILES": (1, 3, 128), "LEAST_BLOCKS": (1, 4), "PIECE": (1, 4000, 1 << 17),
+        "NUMBERS": (1, 5000, 1 << 18), "LEAST_TILES": (1, 3, 96), "LEAST_BLOCKS": (1, 4), "PIECE": (1, 4000, 1 << 18),
         "SHARED_NUMBERS": (1, 5000, 1 << 22), "LARGEST_SUM": (1, 1 << 19), "SUMS": (1, 3, 8), "ROWS": (2, 32),
-        "COLUMNS": (2, 64), "MANY_CHANNELS": (0, 256), "LEAST_FILTERS": (1, 16), "UNPACKED": (1, 100, 10**6),
+        "COLUMNS": (2, 4, 64), "MANY_CHANNELS": (1, 256), "LEAST_FILTERS": (1, 16), "UNPACKED": (40, 1000, 10**6),
         "wide_blas": WIDE_OR_NOT,
     },
 }  # fmt: skip
@@ -95,6 +97,34 @@ def test_algorithms_agree_however_work_is_cut(data, case, needs, seed):
             setattr(file, name, value)
 
 
+@drawn
+@given(st.data())
+def test_winograd_tells_what_scratch_it_takes(data):
+    """As the memory ledger asks it, here for one thread: exactly what the passes ask for."""
+    draw, kernel = data.draw, data.draw(st.sampled_from([3, 5]))
+    channels, filters = (draw(st.sampled_from([1, 3, 32, 100, 130, 300])) for _ in range(2))
+    size = [draw(st.sampled_from([kernel, 7, 14, 27, 40])) for _ in range(2)]
+    images = draw(st.integers(1, min(max(10**6 // (max(channels, filters) * math.prod(size)), 1), 8)))
+    padding = tuple(draw(st.integers(0, kernel - 1)) for _ in range(2))
+    algorithm = Winograd((images, channels, *size), (filters, channels, kernel, kernel), np.dtype(np.float32), padding)
+    x, weight = np.zeros(algorithm.input_shape, np.float32), np.zeros(algorithm.weight_shape, np.float32)
+    needs = draw(st.tuples(st.booleans(), st.booleans(), st.just(False)))
+    asked: dict[str, int] = {}
+
+    def noted(role, shape, dtype):
+        asked[role] = max(asked.get(role, 0), math.prod(shape))
+        return np.zeros(shape, dtype)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(winograd, "scratch", noted)
+        patch.setattr(threads, "_requested", 1)
+        y = algorithm.forward(x, weight, None)
+        assert {role: numbers for _, role, numbers in algorithm.scratch(False, needs, 1)[0]} == asked
+        asked.clear()
+        algorithm.backward(np.zeros_like(y), x, weight, needs)
+        assert {role: numbers for _, role, numbers in algorithm.scratch(True, needs, 1)[0]} == asked
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(
     ("shape", "weight", "padding"),
@@ -113,6 +143,22 @@ def test_winograds_rounding(shape, weight, padding, dtype, rng):
         assert error < (3e-5 if dtype == np.float32 else 1e-13)
 
 
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("many_channels", [1, 256])
+@pytest.mark.parametrize("unpacked", [10, 2_000, 10_000])  # for no part, for some of ∂L/∂U, for some of all products
+def test_winograds_products_in_parts(unpacked, many_channels, shared, rng, monkeypatch):
+    """As OpenBLAS for AVX-512 has them, here of a small convolution."""
+    sizes = {"UNPACKED": unpacked, "ROWS": 8, "COLUMNS": 16, "MANY_CHANNELS": many_channels, "LEAST_TILES": 12}
+    for name, value in (sizes | {"NUMBERS": 1, "LEAST_BLOCKS": 99 if shared else 1}).items():
+        monkeypatch.setattr(winograd, name, value)
+    monkeypatch.setattr(winograd, "wide_blas", lambda: True)
+    arrays = normal(rng, (3, 32, 14, 11), np.float64), normal(rng, (48, 32, 3, 3), np.float64), None
+    params = {"stride": (1, 1), "padding": (1, 1), "dilation": (1, 1), "groups": 1}
+    expected = run(Pair(neutral.conv2d_forward, neutral.conv2d_backward), arrays, **params)
+    (algorithm,) = _winograd(arrays[0].shape, arrays[1].shape, np.dtype(np.float64), **params)
+    assert_same(run(pair_of(algorithm), arrays, **params), expected, 1e-11)
+
+
 def test_the_transforms_are_exact_polynomial_products():
     """One dimension: Aᵀ [(G w) ⊙ (Bᵀ x)] is the correlation, in rational numbers."""
     for r, m in winograd.OUTPUTS.items():
@@ -126,7 +172,8 @@ def test_the_transforms_are_exact_polynomial_products():
 
 CASES = [  # by blocks, by shared blocks, by pieces of the weight; an algorithm each
     ((6, 8, 20, 20), (16, 8, 3, 3), "winograd"), ((2, 40, 7, 7), (40, 40, 3, 3), "winograd"),
-    ((2, 130, 9, 9), (130, 130, 3, 3), "winograd"), ((3, 20, 23, 23), (24, 20, 5, 5), "winograd"),
+    ((2, 130, 9, 9), (130, 130, 3, 3), "winograd"), ((4, 256, 14, 14), (256, 256, 3, 3), "winograd"),
+    ((3, 20, 23, 23), (24, 20, 5, 5), "winograd"),
     ((6, 8, 20, 20), (16, 8, 3, 3), "im2col"), ((2, 300, 5, 5), (64, 300, 1, 1), "im2col"),
     ((5, 3, 64, 64), (16, 3, 7, 7), "im2col"),
 ]  # fmt: skip

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minicnn import no_grad
+from minicnn import Tensor, no_grad
+from minicnn import functional as F
+from minicnn.engine import observe
 from minicnn.kernels import fast
 
 from .helpers import (
@@ -111,6 +115,29 @@ def test_max_pool_without_a_backward_pass(case, dtype, seed, special):
         output, saved = fast.max_pool2d_forward(x, **params)
     np.testing.assert_array_equal(output, maxima)
     assert output.dtype == dtype and saved is None
+
+
+def test_a_last_window_that_sticks_out_without_padding(rng):
+    x = normal(rng, (2, 3, 5, 7)) - 9  # no number is larger than what lies beyond the border, if that is not −∞
+    params = {"kernel_size": (2, 2), "stride": (2, 2), "padding": (0, 0), "dilation": (1, 1), "ceil_mode": True}
+    expected = fast.max_pool2d_forward(x, **params)[0]
+    with no_grad():
+        output, _ = fast.max_pool2d_forward(x, **params)
+    assert output.shape == (2, 3, 3, 4) and np.array_equal(output, expected)
+
+
+@pytest.mark.host
+def test_who_was_largest_is_noted_where_a_gradient_is_wanted(rng, monkeypatch):
+    """A network whose first layers are frozen takes the shorter way there."""
+    x, params = normal(rng, (2, 3, 8, 8)), {"kernel_size": 2}
+    nodes = []
+    with observe(SimpleNamespace(forward=lambda node, output: nodes.append(node))):
+        outputs = [F.max_pool2d(Tensor(x, requires_grad), **params) for requires_grad in (False, True)]
+        with no_grad():
+            outputs.append(F.max_pool2d(Tensor(x, True), **params))
+    assert [node.saved is None for node in nodes] == [True, False, True]
+    assert nodes[0].backward(np.ones(outputs[0].shape)) == (None,)
+    assert np.array_equal(outputs[0].data, outputs[1].data) and np.array_equal(outputs[2].data, outputs[1].data)
 
 
 @drawn

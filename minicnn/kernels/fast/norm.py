@@ -17,7 +17,7 @@ import numpy as np
 from ...threads import pieces, run
 from ..norm import _count_per_channel
 from .entrywise import PIECE
-from .im2col import parts_of_row
+from .im2col import LEAST_LENGTH, parts_of_row
 from .scratch import scratch
 
 FAR = 4.0  # standard deviations: a mean so far from 0 costs two bits of the difference from it
@@ -52,7 +52,7 @@ def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     In parts, where results would be `FEW`, or a second thread would wait for the first.
     """
     n, c, length = a.shape
-    parts = parts_of_row(length, max(a.size / (FEW + 1), 1), 1)
+    parts = parts_of_row(length, max(a.size / (FEW + 1), 1), LEAST_LENGTH)
     a, b = (x.reshape(n, c, parts, length // parts) for x in (a, b))
     return np.matmul(a[..., None, :], b[..., None])[..., 0, 0].sum(axis=(0, 2))
 

@@ -180,18 +180,18 @@ def _maximum(arrays: Iterator[np.ndarray], out: np.ndarray) -> None:
 
 def max_pool2d_forward(input, kernel_size, stride, padding, dilation, ceil_mode):
     """The largest so far, entry by entry of the window; who beats it is noted, and so the first of equals stays. Where
-    no backward pass can follow (`recording`), nobody is noted."""
+    no backward pass can follow (`recording`), nobody is noted; a zero may have another sign then."""
     phases = Phases(input.shape, kernel_size, stride, padding, dilation, ceil_mode)
-    x, index = _planes(input), winner_dtype(kernel_size)
+    x, shape = _planes(input), (*input.shape[:2], *phases.out)
     output = np.empty((len(x), *phases.out), x.dtype)
-    winners = np.empty(output.shape, index) if recording.get() else None
-    numbers = np.arange(prod(kernel_size), dtype=index)
+    if not recording.get():
+        run(lambda block: _maxima(x[block], phases, output[block]), phases.blocks)
+        return output.reshape(shape), None
+    index = winner_dtype(kernel_size)
+    winners, numbers = np.empty(output.shape, index), np.arange(prod(kernel_size), dtype=index)
 
     def work(block: slice) -> None:
         planes = x[block]
-        if winners is None:
-            _maxima(planes, phases, output[block])
-            return
         parts = phases.apart(planes, -np.inf)
         if tuple(stride) == (1, 1):
             taps = _rows_first(parts[0, 0], phases, numbers)
@@ -206,12 +206,13 @@ def max_pool2d_forward(input, kernel_size, stride, padding, dilation, ceil_mode)
             winners[block] = neutral.max_pool2d_forward(planes[None], *args)[1][0][0]
 
     run(work, phases.blocks)
-    shape = (*input.shape[:2], *phases.out)
-    return output.reshape(shape), None if winners is None else (winners.reshape(shape), input.shape)
+    return output.reshape(shape), (winners.reshape(shape), input.shape)
 
 
 def max_pool2d_backward(grad_output, saved, needs, kernel_size, stride, padding, dilation, ceil_mode):
     """All of an output's gradient goes to the entry that won its window."""
+    if not needs[0]:
+        return (None,)
     winner, shape = saved
     whole = WHOLE_NUMBERS.get(grad_output.dtype.itemsize)
     if whole is None:

@@ -6,7 +6,7 @@ interpolating::
 
     y = Aᵀ [(G w) ⊙ (Bᵀ x)]          w (3,), x (6,) the inputs that four outputs see, y (4,)
 
-In two dimensions the same is done to rows and then to columns, 36 multiplications for 16 outputs that take 144.
+In two dimensions the same is done along rows and along columns, 36 multiplications for 16 outputs that take 144.
 Written as small matrix products, for a tile of 6 × 6 inputs and 4 × 4 outputs, with ⊗ for the Kronecker product::
 
     U = (G ⊗ G) w                    (36,)      of each filter and channel, (36, O, C)
@@ -69,7 +69,7 @@ def _output_transform(m: int) -> np.ndarray:
 
 TILE = 6
 OUTPUTS = {3: 4, 5: 2}  # of a tile, for a kernel of so many; together 7
-COPIED = {4: "u4", 8: "u8", 16: "c16"}  # types of so many bytes
+COPIED = {4: "u4", 8: "u8", 16: "c16"}  # types of so many bytes; there are no larger ones on all machines
 
 NUMBERS = 1 << 18  # of a block's V or U·V; 1 MB of float32
 LEAST_TILES = 96  # of a block: products with fewer spend their time on packing U
@@ -159,11 +159,10 @@ class Tiles:
         tall, broad = self.step * high + TILE - self.step, self.step * (wide - 1) + self.window
         padded = scratch("padded", (c, n, tall, broad), self.dtype)
         top, left = self.step * rows.start - self.padding[0], self.padding[1]
-        first, last, right = max(top, 0), min(top + tall, self.h), min(left + self.w, broad)
-        if (last - first, right - left) != (tall, broad):
-            padded.fill(0)
-        taken = x[images, channels, first:last, : right - left]
-        padded[:, :, first - top : last - top, left:right] = taken.transpose(1, 0, 2, 3)
+        first, last = max(top, 0), min(top + tall, self.h)
+        padded.fill(0)
+        taken = x[images, channels, first:last].transpose(1, 0, 2, 3)
+        padded[:, :, first - top : last - top, left : left + self.w] = taken
         # Its windows, neighbours in a row as if they were one large number.
         of_channel, of_image, down, along = padded.strides
         strides = (down, of_channel, of_image, self.step * down, self.step * along)
@@ -195,13 +194,13 @@ class Tiles:
         (images, rows), (n, high, wide), step = block, self.size(block), self.step
         maps = grad_output[images, :, step * rows.start : step * rows.stop]
         # By channels they are far apart: side by side first.
-        near = scratch("padded", (n, self.filters, step * high, step * wide), self.dtype)
-        if near.shape != maps.shape:  # the last tiles stick out
-            near.fill(0)
-        near[:, :, : maps.shape[2], : maps.shape[3]] = maps
+        padded = scratch("padded", (n, self.filters, step * high, step * wide), self.dtype)
+        if padded.shape != maps.shape:  # the last tiles stick out
+            padded.fill(0)
+        padded[:, :, : maps.shape[2], : maps.shape[3]] = maps
         tiles = scratch("tiles", (step, n, high, wide, self.filters, step), self.dtype)
         into = tiles.view(self.some)
-        columns = near.view(self.some).reshape(n, self.filters, high, step, wide, -1).transpose(5, 3, 0, 2, 4, 1)
+        columns = padded.view(self.some).reshape(n, self.filters, high, step, wide, -1).transpose(5, 3, 0, 2, 4, 1)
         for i, some in enumerate(columns):
             into[..., i] = some
         half = scratch("half", (step, TILE, m.shape[1] * m.shape[2]), self.dtype)
@@ -224,7 +223,7 @@ class Tiles:
             yield strip[:, :, step * whole :].transpose(2, 0, 1, 3), lines[:rest, :, :, whole]
 
     def blank(self, role: str, channels: int, block: Block) -> np.ndarray:
-        """A scratch array for V, U·V or M̂ of so many channels, (36, channels, T)."""
+        """A scratch array for V or U·V of so many channels, (36, channels, T)."""
         return scratch(role, (TILE**2, channels, prod(self.size(block))), self.dtype)
 
     def all_inputs(self, x: np.ndarray, block: Block) -> np.ndarray:
@@ -253,8 +252,8 @@ def _within(whole: slice, part: slice) -> slice:
 def _multiply(u: np.ndarray, v: np.ndarray, out: np.ndarray) -> np.ndarray:
     """U·V: u (36, O, C), v (36, C, T) into `out` (36, O, T)."""
     o, (_, c, t) = u.shape[1], v.shape
-    near = c <= MANY_CHANNELS or u.strides[2] == u.itemsize
-    divides = wide_blas() and near and o * c * t > UNPACKED
+    fetched = c > MANY_CHANNELS and u.strides[2] > u.itemsize
+    divides = wide_blas() and not fetched and o * c * t > UNPACKED
     parts = parts_of_row(o, min(UNPACKED // (c * t), COLUMNS), COLUMNS // 2) if divides else 1
     np.matmul(u.reshape(len(u), parts, -1, c), v[:, None], out=out.reshape(len(u), parts, -1, t))
     return out
@@ -265,15 +264,16 @@ def _sum_over_tiles(m: np.ndarray, v: np.ndarray, out: np.ndarray) -> None:
     (k, t, o), c = m.shape, v.shape[1]
     rows = columns = 1
     if wide_blas() and o * c * t > UNPACKED:
-        columns = parts_of_row(c, min(UNPACKED // (ROWS * t), COLUMNS), COLUMNS // 2)
-        rows = parts_of_row(o, ROWS, ROWS // 2) if columns > 1 else 1
+        most = min(UNPACKED // (ROWS * t), COLUMNS)
+        columns = parts_of_row(c, most, COLUMNS // 2)
+        rows = parts_of_row(o, ROWS, ROWS // 2) if c <= columns * most else 1
     m = m.reshape(k, t, rows, 1, o // rows).transpose(0, 2, 3, 4, 1)
     v = v.reshape(k, 1, columns, c // columns, t).transpose(0, 1, 2, 4, 3)
     np.matmul(m, v, out=out.reshape(k, rows, o // rows, columns, c // columns).transpose(0, 1, 3, 2, 4))
 
 
 def _squared(values: np.ndarray) -> np.ndarray:
-    """V, U·V or M̂ (36, C, T) as (6, 6, numbers) in its memory."""
+    """V or U·V (36, C, T), or M̂ (36, T, O), as (6, 6, numbers) in its memory."""
     return values.reshape(TILE, TILE, -1)
 
 
@@ -402,33 +402,43 @@ class Winograd:
         passes = [self.turned] * needs[0] + [self.sums] * needs[1] if backward else [self.tiles]
         found: list[tuple[int, str, int]] = []
         for tiles in passes:
-            block = max(tiles.blocks, key=lambda block: prod(tiles.size(block)))
-            n, high, wide = tiles.size(block)
-            of_channel = TILE**2 * n * high * wide
-            takers = range(min(threads, 6 if tiles.shared else len(tiles.shares(len(tiles.blocks)))))
-            holders = range(1) if tiles.shared else takers
-            found += [(thread, "columns", tiles.channels * of_channel) for thread in holders]
-            channels = max(part.stop - part.start for part in tiles.parts(tiles.channels, block))
+            for block in {tiles.size(block): block for block in tiles.blocks}.values():
+                found += self._scratch_of_block(tiles, block, threads)
             if tiles is self.sums:
-                found += [(thread, "product", tiles.filters * of_channel) for thread in holders]
                 found.append((0, "sums", len(tiles.shares(SUMS)) * TILE**2 * o * c))
-                of_filters = tiles.filters * max(prod(tiles.size(part)) for part in tiles.divided(block))
-            else:
-                cut = tiles.some_filters(block) if tiles.shared else [slice(0, tiles.filters)]
-                some = max(part.stop - part.start for part in cut)
-                found += [(thread, "product", some * of_channel) for thread in takers]
-                sharers = takers[: len(cut)] if tiles.shared else range(1)
-                found += [(thread, "filters", TILE**2 * some * tiles.channels) for thread in sharers]
-                of_filters = min(some, tiles.at_once(block)) * n * high * wide
-            step, of_channels = tiles.step, channels * n * high * wide
-            padded = channels * n * (step * high + TILE - step) * (step * (wide - 1) + tiles.window)
-            if tiles is self.sums:
-                padded = max(padded, step**2 * of_filters)
-            half = max(TILE**2 * of_channels, TILE * step * of_filters)
-            filled = max(TILE * tiles.window * of_channels, step**2 * of_filters)
-            for role, numbers in (("padded", padded), ("tiles", filled), ("half", half)):
-                found += [(thread, role, numbers) for thread in takers]
         largest: dict[tuple[int, str], int] = {}
         for thread, role, numbers in found:
             largest[thread, role] = max(largest.get((thread, role), 0), numbers)
         return [(*key, numbers) for key, numbers in largest.items()], 0
+
+    def _scratch_of_block(self, tiles: Tiles, block: Block, threads: int) -> Iterator[tuple[int, str, int]]:
+        n, high, wide = tiles.size(block)
+        count, step = n * high * wide, tiles.step
+        takers = range(min(threads, 6 if tiles.shared else len(tiles.shares(len(tiles.blocks)))))
+        holders = range(1) if tiles.shared else takers
+        for thread in holders:
+            yield thread, "columns", TILE**2 * tiles.channels * count
+        channels = _longest(tiles.parts(tiles.channels, block))
+        padded = channels * n * (step * high + TILE - step) * (step * (wide - 1) + tiles.window)
+        if tiles is self.sums:
+            for thread in holders:
+                yield thread, "product", TILE**2 * tiles.filters * count
+            of_filters = tiles.filters * max(prod(tiles.size(part)) for part in tiles.divided(block))
+            padded = max(padded, step**2 * of_filters)
+        else:
+            cut = tiles.some_filters(block) if tiles.shared else [slice(0, tiles.filters)]
+            for thread in takers:
+                yield thread, "product", TILE**2 * _longest(cut) * count
+            for thread in takers[: len(cut)] if tiles.shared else range(1):
+                yield thread, "filters", TILE**2 * _longest(cut) * tiles.channels
+            lengths = {part.stop - part.start for part in cut}
+            of_filters = count * max(_longest(pieces(length, tiles.at_once(block))) for length in lengths)
+        half = max(TILE**2 * channels * count, TILE * step * of_filters)
+        filled = max(TILE * tiles.window * channels * count, step**2 * of_filters)
+        for role, numbers in (("padded", padded), ("tiles", filled), ("half", half)):
+            for thread in takers:
+                yield thread, role, numbers
+
+
+def _longest(parts: list[slice]) -> int:
+    return max(part.stop - part.start for part in parts)
