@@ -108,7 +108,7 @@ def test_winograd_tells_what_scratch_it_takes(data):
     padding = tuple(draw(st.integers(0, kernel - 1)) for _ in range(2))
     algorithm = Winograd((images, channels, *size), (filters, channels, kernel, kernel), np.dtype(np.float32), padding)
     x, weight = np.zeros(algorithm.input_shape, np.float32), np.zeros(algorithm.weight_shape, np.float32)
-    needs = draw(st.tuples(st.booleans(), st.booleans(), st.just(False)))
+    needs = draw(st.sampled_from([(False, True, False), (True, False, False), (True, True, False)]))
     asked: dict[str, int] = {}
 
     def noted(role, shape, dtype):
