@@ -152,14 +152,21 @@ def scratch(node: Node, backward: bool) -> tuple[dict[tuple[int, str, Any], int]
     """Bytes of the scratch arrays that stay for the next operation, by thread, role and dtype, and bytes of what is
     gone when the kernel returns."""
     workers = threads.get_num_threads() if threads.hold_blas() else 1
+    others, sizes = 0, dict[tuple[int, str, Any], int]()
     if node.op.name == "conv2d":
         images, weight = origin(node, 0), origin(node, 1)
         dtype = np.result_type(images.dtype, weight.dtype)
-        chosen = fast_conv.plan(images.shape, weight.shape, dtype, **node.params)
-        arrays, others = chosen.scratch(backward, node.needs, 1 if fast_conv.is_short(chosen) else workers)
-        sizes = {(thread, role, dtype): numbers * dtype.itemsize for thread, role, numbers in arrays}
+        arguments = images.shape, weight.shape, dtype
+        chosen = fast_conv.plan(*arguments, **node.params)
+        passes = fast_conv.plan_backward(node.needs, *arguments, **node.params) if backward else [(chosen, node.needs)]
+        for algorithm, needs in passes:
+            arrays, more = algorithm.scratch(backward, needs, 1 if fast_conv.is_short(chosen) else workers)
+            others = max(others, more)
+            for thread, role, numbers in arrays:
+                key = thread, role, dtype
+                sizes[key] = max(sizes.get(key, 0), numbers * dtype.itemsize)
     else:
-        dtype, others, sizes = node.dtype, 0, {}
+        dtype = node.dtype
         for role, own, numbers, parts in _in_pieces(node, backward):
             for thread in range(min(workers, parts)):
                 sizes[thread, role, own or dtype] = numbers * (own or dtype).itemsize

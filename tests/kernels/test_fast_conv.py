@@ -224,6 +224,31 @@ def test_deep_layers_take_winograd_and_others_cannot():
     assert chosen((0, 64, 112, 112), (128, 64, 3, 3)) == "im2col"
 
 
+@pytest.fixture
+def two_algorithms(monkeypatch):
+    """The weight's gradient by im2col, all else by Winograd."""
+    monkeypatch.setattr(Winograd, "cost", lambda self, of_weight=False: np.inf if of_weight else 0.0)
+    conv._fastest.cache_clear()
+    yield
+    conv._fastest.cache_clear()
+
+
+@pytest.mark.usefixtures("two_algorithms")
+@pytest.mark.parametrize("needs", [(w, x, b) for w in (True, False) for x in (True, False) for b in (True, False)])
+def test_a_backward_pass_by_two_algorithms(needs, rng):
+    arrays = normal(rng, (2, 3, 7, 7), np.float64), normal(rng, (5, 3, 3, 3), np.float64), normal(rng, 5, np.float64)
+    params = {"stride": (1, 1), "padding": (1, 1), "dilation": (1, 1), "groups": 1}
+    pairs = Pair(neutral.conv2d_forward, neutral.conv2d_backward), Pair(conv.conv2d_forward, conv.conv2d_backward)
+    expected, result = (run(pair, arrays, needs, **params) for pair in pairs)
+    assert_same(result, expected, 1e-11)
+    taken = conv.plan_backward(needs, arrays[0].shape, arrays[1].shape, arrays[0].dtype, **params)
+    names = [algorithm.name for algorithm, _ in taken]
+    assert names == ["winograd"] * (needs[0] or needs[2]) + ["im2col"] * needs[1]
+    with minicnn.use_kernels("fast", convolution="winograd"):
+        ((algorithm, some),) = conv.plan_backward(needs, arrays[0].shape, arrays[1].shape, arrays[0].dtype, **params)
+    assert algorithm.name == "winograd" and some == needs
+
+
 def test_it_can_be_forced_and_the_force_ends():
     shapes = (4, 64, 56, 56), (64, 64, 3, 3)
     with minicnn.use_kernels("fast", convolution="im2col"):

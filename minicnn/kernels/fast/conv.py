@@ -20,6 +20,9 @@ SHORT = 3e5  # nanoseconds on one core; as much again is Python's, and threads t
 forced: ContextVar[str | None] = ContextVar("convolution", default=None)  # one of them, wherever it applies
 
 
+Needs = tuple[bool, ...]
+
+
 def algorithms(input_shape, weight_shape, dtype, stride, padding, dilation, groups) -> dict[str, Im2col | Winograd]:
     """Those that can do a convolution of these shapes, by name."""
     general = Im2col(input_shape, weight_shape, dtype, stride, padding, dilation, groups)
@@ -28,17 +31,32 @@ def algorithms(input_shape, weight_shape, dtype, stride, padding, dilation, grou
     return {Im2col.name: general, Winograd.name: Winograd(input_shape, weight_shape, dtype, padding)}
 
 
-def plan(input_shape, weight_shape, dtype, stride, padding, dilation, groups) -> Im2col | Winograd:
-    """The algorithm for a convolution of these shapes, ready to run `forward` and `backward`."""
+def plan(
+    input_shape, weight_shape, dtype, stride, padding, dilation, groups, of_weight: bool = False
+) -> Im2col | Winograd:
+    """The algorithm for a convolution of these shapes, ready to run `forward` and `backward`; or for the gradient
+    `of_weight`, where another one may be faster."""
     sizes = input_shape, weight_shape, dtype, stride, padding, dilation, groups
     able = algorithms(*sizes)
-    return able.get(forced.get() or _fastest(*sizes), able[Im2col.name])
+    return able.get(forced.get() or _fastest(of_weight, *sizes), able[Im2col.name])
 
 
 @lru_cache(1024)
-def _fastest(*sizes) -> str:
+def _fastest(of_weight: bool, *sizes) -> str:
     """The name of the algorithm that should take least time."""
-    return min(algorithms(*sizes).values(), key=lambda algorithm: algorithm.cost()).name
+    return min(algorithms(*sizes).values(), key=lambda algorithm: algorithm.cost(of_weight)).name
+
+
+def plan_backward(
+    needs: Needs, input_shape, weight_shape, dtype, stride, padding, dilation, groups
+) -> list[tuple[Im2col | Winograd, Needs]]:
+    """Which algorithms make the gradients that are needed, of input, weight and bias, and which of them each."""
+    sizes = input_shape, weight_shape, dtype, stride, padding, dilation, groups
+    of_input, of_weight = plan(*sizes), plan(*sizes, of_weight=True)
+    if of_input.name == of_weight.name:
+        return [(of_input, needs)]
+    parts = (of_input, (needs[0], False, needs[2])), (of_weight, (False, needs[1], False))
+    return [(algorithm, some) for algorithm, some in parts if True in some]
 
 
 def is_short(chosen: Im2col | Winograd) -> bool:
@@ -55,7 +73,10 @@ def conv2d_forward(input, weight, bias, stride, padding, dilation, groups):
 
 def conv2d_backward(grad_output, saved, needs, stride, padding, dilation, groups):
     input, weight = saved
-    dtype = np.result_type(input, weight)
-    chosen = plan(input.shape, weight.shape, dtype, stride, padding, dilation, groups)
-    with alone(is_short(chosen)):
-        return chosen.backward(grad_output, input, weight, needs)
+    sizes = input.shape, weight.shape, np.result_type(input, weight), stride, padding, dilation, groups
+    grads: list[np.ndarray | None] = [None, None, None]
+    with alone(is_short(plan(*sizes))):
+        for algorithm, some in plan_backward(tuple(needs), *sizes):
+            made = algorithm.backward(grad_output, input, weight, some)
+            grads = [new if need else old for new, old, need in zip(made, grads, some, strict=True)]
+    return tuple(grads)

@@ -70,8 +70,9 @@ class Im2col:
         few = filters <= FEW_FILTERS or self.n * prod(self.out) >= MANY_WINDOWS
         self.turned = few and filters < self.channels // groups * self.taps
 
-    def cost(self) -> float:
-        """An estimate of the forward pass on one core, in nanoseconds; its numbers are fitted to measurements."""
+    def cost(self, of_weight: bool = False) -> float:
+        """An estimate of the forward pass on one core, in nanoseconds, or of the gradient `of_weight`, which is alike
+        here; its numbers are fitted to measurements."""
         depth = self.channels * self.taps
         product = 0.0095 if wide_blas() else 0.021
         of_window = product * depth * self.filters / self.groups + (0 if self.pointwise else 0.4 * depth)
