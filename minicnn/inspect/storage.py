@@ -158,7 +158,9 @@ def scratch(node: Node, backward: bool) -> tuple[dict[tuple[int, str, Any], int]
         dtype = np.result_type(images.dtype, weight.dtype)
         arguments = images.shape, weight.shape, dtype
         chosen = fast_conv.plan(*arguments, **node.params)
-        passes = fast_conv.plan_backward(node.needs, *arguments, **node.params) if backward else [(chosen, node.needs)]
+        passes = [(chosen, node.needs)]
+        if backward:
+            passes = fast_conv.plan_of_gradients(node.needs, *arguments, **node.params)
         for algorithm, needs in passes:
             arrays, more = algorithm.scratch(backward, needs, 1 if fast_conv.is_short(chosen) else workers)
             others = max(others, more)

@@ -241,11 +241,11 @@ def test_a_backward_pass_by_two_algorithms(needs, rng):
     pairs = Pair(neutral.conv2d_forward, neutral.conv2d_backward), Pair(conv.conv2d_forward, conv.conv2d_backward)
     expected, result = (run(pair, arrays, needs, **params) for pair in pairs)
     assert_same(result, expected, 1e-11)
-    taken = conv.plan_backward(needs, arrays[0].shape, arrays[1].shape, arrays[0].dtype, **params)
-    names = [algorithm.name for algorithm, _ in taken]
+    sizes = arrays[0].shape, arrays[1].shape, arrays[0].dtype
+    names = [algorithm.name for algorithm, _ in conv.plan_of_gradients(needs, *sizes, **params)]
     assert names == ["winograd"] * (needs[0] or needs[2]) + ["im2col"] * needs[1]
     with minicnn.use_kernels("fast", convolution="winograd"):
-        ((algorithm, some),) = conv.plan_backward(needs, arrays[0].shape, arrays[1].shape, arrays[0].dtype, **params)
+        ((algorithm, some),) = conv.plan_of_gradients(needs, *sizes, **params)
     assert algorithm.name == "winograd" and some == needs
 
 

@@ -47,7 +47,7 @@ def _fastest(of_weight: bool, *sizes) -> str:
     return min(algorithms(*sizes).values(), key=lambda algorithm: algorithm.cost(of_weight)).name
 
 
-def plan_backward(
+def plan_of_gradients(
     needs: Needs, input_shape, weight_shape, dtype, stride, padding, dilation, groups
 ) -> list[tuple[Im2col | Winograd, Needs]]:
     """Which algorithms make the gradients that are needed, of input, weight and bias, and which of them each."""
@@ -76,7 +76,7 @@ def conv2d_backward(grad_output, saved, needs, stride, padding, dilation, groups
     sizes = input.shape, weight.shape, np.result_type(input, weight), stride, padding, dilation, groups
     grads: list[np.ndarray | None] = [None, None, None]
     with alone(is_short(plan(*sizes))):
-        for algorithm, some in plan_backward(tuple(needs), *sizes):
+        for algorithm, some in plan_of_gradients(tuple(needs), *sizes):
             made = algorithm.backward(grad_output, input, weight, some)
             grads = [new if need else old for new, old, need in zip(made, grads, some, strict=True)]
     return tuple(grads)
