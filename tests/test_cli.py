@@ -397,8 +397,12 @@ def test_our_own_mistakes_keep_their_traceback(here, monkeypatch):
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")
 def test_ctrl_c_exits_with_130():
-    command = [sys.executable, "-m", "minicnn", "demo"]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    command, pipes = [sys.executable, "-m", "minicnn", "demo"], dict.fromkeys(("stdout", "stderr"), subprocess.PIPE)
+
+    def heed() -> None:  # a shell has what it runs in the background ignore it
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    with subprocess.Popen(command, cwd=ROOT, text=True, preexec_fn=heed, **pipes) as process:
         assert process.stdout.readline().startswith("training lenet5")
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
