@@ -127,7 +127,7 @@ def test_a_last_window_that_sticks_out_without_padding(rng):
 
 
 @pytest.mark.host
-def test_who_was_largest_is_noted_where_a_gradient_is_wanted(rng, monkeypatch):
+def test_who_was_largest_is_noted_where_a_gradient_is_wanted(rng):
     """A network whose first layers are frozen takes the shorter way there."""
     x, params = normal(rng, (2, 3, 8, 8)), {"kernel_size": 2}
     nodes = []

@@ -31,19 +31,19 @@ def algorithms(input_shape, weight_shape, dtype, stride, padding, dilation, grou
     return {Im2col.name: general, Winograd.name: Winograd(input_shape, weight_shape, dtype, padding)}
 
 
-def plan(
-    input_shape, weight_shape, dtype, stride, padding, dilation, groups, of_weight: bool = False
-) -> Im2col | Winograd:
-    """The algorithm for a convolution of these shapes, ready to run `forward` and `backward`; or for the gradient
-    `of_weight`, where another one may be faster."""
+def plan(input_shape, weight_shape, dtype, stride, padding, dilation, groups) -> Im2col | Winograd:
+    """The algorithm for a convolution of these shapes, ready to run `forward` and `backward`."""
     sizes = input_shape, weight_shape, dtype, stride, padding, dilation, groups
-    able = algorithms(*sizes)
+    return _chosen(algorithms(*sizes), False, sizes)
+
+
+def _chosen(able: dict[str, Im2col | Winograd], of_weight: bool, sizes: tuple) -> Im2col | Winograd:
     return able.get(forced.get() or _fastest(of_weight, *sizes), able[Im2col.name])
 
 
 @lru_cache(1024)
 def _fastest(of_weight: bool, *sizes) -> str:
-    """The name of the algorithm that should take least time."""
+    """The name of the algorithm that should take least time; for the gradient `of_weight` it may be another."""
     return min(algorithms(*sizes).values(), key=lambda algorithm: algorithm.cost(of_weight)).name
 
 
@@ -52,8 +52,9 @@ def plan_of_gradients(
 ) -> list[tuple[Im2col | Winograd, Needs]]:
     """Which algorithms make the gradients that are needed, of input, weight and bias, and which of them each."""
     sizes = input_shape, weight_shape, dtype, stride, padding, dilation, groups
-    of_input, of_weight = plan(*sizes), plan(*sizes, of_weight=True)
-    if of_input.name == of_weight.name:
+    able = algorithms(*sizes)
+    of_input, of_weight = _chosen(able, False, sizes), _chosen(able, True, sizes)
+    if of_input is of_weight:
         return [(of_input, needs)]
     parts = (of_input, (needs[0], False, needs[2])), (of_weight, (False, needs[1], False))
     return [(algorithm, some) for algorithm, some in parts if True in some]
@@ -75,8 +76,9 @@ def conv2d_backward(grad_output, saved, needs, stride, padding, dilation, groups
     input, weight = saved
     sizes = input.shape, weight.shape, np.result_type(input, weight), stride, padding, dilation, groups
     grads: list[np.ndarray | None] = [None, None, None]
-    with alone(is_short(plan(*sizes))):
-        for algorithm, some in plan_of_gradients(tuple(needs), *sizes):
+    passes = plan_of_gradients(tuple(needs), *sizes)
+    with alone(all(is_short(algorithm) for algorithm, _ in passes)):
+        for algorithm, some in passes:
             made = algorithm.backward(grad_output, input, weight, some)
             grads = [new if need else old for new, old, need in zip(made, grads, some, strict=True)]
     return tuple(grads)

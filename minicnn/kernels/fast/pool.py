@@ -211,8 +211,6 @@ def max_pool2d_forward(input, kernel_size, stride, padding, dilation, ceil_mode)
 
 def max_pool2d_backward(grad_output, saved, needs, kernel_size, stride, padding, dilation, ceil_mode):
     """All of an output's gradient goes to the entry that won its window."""
-    if not needs[0]:
-        return (None,)
     winner, shape = saved
     whole = WHOLE_NUMBERS.get(grad_output.dtype.itemsize)
     if whole is None:
