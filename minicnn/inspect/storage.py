@@ -15,6 +15,7 @@ from .. import threads
 from ..engine import Node, Parameter, Tensor
 from ..kernels.fast import conv as fast_conv
 from ..kernels.fast import entrywise
+from ..kernels.fast import layout as fast_layout
 from ..kernels.fast import linear as fast_linear
 from ..kernels.fast import norm as fast_norm
 from ..kernels.fast import pool as fast_pool
@@ -90,6 +91,33 @@ def saved(node: Node) -> Iterator[tuple[Any, int]]:
                 yield owner(source), size_in_bytes(owner(source))
 
 
+# ----------------------------------------------------------------------------------------- how results lie in memory
+
+# Operations whose result lies as their first input does.
+FOLLOWERS = (
+    "relu", "leaky_relu", "sigmoid", "tanh", "add", "batch_norm", "batch_norm_eval", "max_pool2d", "avg_pool2d",
+)  # fmt: skip
+
+
+def images_last(source: Node | Tensor | None) -> bool:
+    """Whether the images of an operation's output, or of a leaf, are the last axis in memory (`fast.layout`)."""
+    while isinstance(source, Node) and source.op.name in FOLLOWERS:
+        source = source.inputs[0]
+    if isinstance(source, Node):
+        return source.op.name == "conv2d" and _convolution(source).images_last
+    return source is not None and fast_layout.lie_last(source.data)
+
+
+def _sizes(conv: Node) -> tuple[tuple[int, ...], tuple[int, ...], np.dtype]:
+    images, weight = origin(conv, 0), origin(conv, 1)
+    return images.shape, weight.shape, np.result_type(images.dtype, weight.dtype)
+
+
+def _convolution(conv: Node) -> Any:
+    """What carries it out."""
+    return fast_conv.plan(*_sizes(conv), **conv.params)
+
+
 # -------------------------------------------------------------------------------------------- what kernels need
 # Beside their inputs and what they return. All of it is gone when they return, but for the convolution's scratch.
 
@@ -154,15 +182,12 @@ def scratch(node: Node, backward: bool) -> tuple[dict[tuple[int, str, Any], int]
     workers = threads.get_num_threads() if threads.hold_blas() else 1
     others, sizes = 0, dict[tuple[int, str, Any], int]()
     if node.op.name == "conv2d":
-        images, weight = origin(node, 0), origin(node, 1)
-        dtype = np.result_type(images.dtype, weight.dtype)
-        arguments = images.shape, weight.shape, dtype
-        chosen = fast_conv.plan(*arguments, **node.params)
-        passes = [(chosen, node.needs)]
+        arguments, chosen, ordered = _sizes(node), _convolution(node), images_last(origin(node, 0))
+        dtype, passes = arguments[2], [(chosen, node.needs)]
         if backward:
             passes = fast_conv.plan_of_gradients(node.needs, *arguments, **node.params)
         for algorithm, needs in passes:
-            arrays, more = algorithm.scratch(backward, needs, 1 if fast_conv.is_short(chosen) else workers)
+            arrays, more = algorithm.scratch(backward, needs, 1 if fast_conv.is_short(chosen) else workers, ordered)
             others = max(others, more)
             for thread, role, numbers in arrays:
                 key = thread, role, dtype
@@ -207,17 +232,26 @@ def _in_pieces(node: Node, backward: bool) -> Iterator[tuple[str, Any, int, int]
     if name in ("max_pool2d", "avg_pool2d"):
         params = {key: node.params[key] for key in ("kernel_size", "stride", "padding", "ceil_mode")}
         windows = (params[key] for key in ("kernel_size", "stride", "padding"))
-        if name == "avg_pool2d" and fast_pool.tiled(shape[2:], *windows):
+        ordered = images_last(origin(node, 0))
+        if name == "avg_pool2d" and not ordered and fast_pool.tiled(shape[2:], *windows):
             return
         phases = fast_pool.Phases(shape, dilation=node.params.get("dilation", (1, 1)), **params)
-        parts, planes = len(phases.blocks), max(part.stop - part.start for part in phases.blocks)
-        if name == "max_pool2d" and not backward and True not in node.needs:  # the largest only
+        blocks, each = (phases.blocks_by_images(), shape[0]) if ordered else (phases.blocks, 1)
+        parts, planes = len(blocks), each * max(part.stop - part.start for part in blocks)
+        if not backward and (ordered if name == "avg_pool2d" else True not in node.needs):  # rows, and then columns
             if phases.bordered:
                 yield "padded", None, planes * math.prod(phases.seen), parts
             yield "row", None, planes * phases.out[0] * (phases.seen if phases.bordered else phases.size)[1], parts
             return
-        numbers = planes * math.prod(phases.grid)
+        numbers = planes * math.prod(phases.out if ordered else phases.grid)
         index = fast_pool.winner_dtype(params["kernel_size"])
+        if ordered:
+            if phases.bordered:
+                yield "padded", None, planes * math.prod(phases.seen), parts
+            first = (("numbers", None), ("others", None)) if backward else (("entry", None), ("number", index))
+            for role, dtype in first[:1] if name == "avg_pool2d" else (*first, *GATE):
+                yield role, dtype, numbers, parts
+            return
         if name == "max_pool2d":
             roles = (*roles, ("winner", index))
             if not backward:
@@ -230,7 +264,9 @@ def _in_pieces(node: Node, backward: bool) -> Iterator[tuple[str, Any, int, int]
         patches = fast_norm.patches((shape[0], shape[1], math.prod(shape[2:])))
         numbers, parts = shape[1] * max(patch.stop - patch.start for _, patch in patches), len(patches)
     elif name.startswith("batch_norm"):
-        columns = (*shape[:2], math.prod(shape[2:])) if len(shape) > 2 else (1, shape[1], shape[0])
+        columns = (*shape[:2], math.prod(shape[2:]))
+        if len(shape) == 2 or images_last(origin(node, 0)):
+            columns = (1, shape[1], math.prod(shape) // shape[1])
         blocks = fast_norm.blocks(columns)
         channels, parts = max(block.stop - block.start for block in blocks), len(blocks)
         numbers = channels * columns[2] * columns[0]

@@ -26,6 +26,12 @@ def positive(*shape):
     return np.random.default_rng(5).uniform(0.5, 2, shape).astype(np.float32)
 
 
+def images_last(*shape):
+    """Standard normal numbers in an array whose images lie last in memory."""
+    n, *of_image = shape
+    return np.random.default_rng(4).standard_normal((*of_image, n), dtype=np.float32).transpose(3, 0, 1, 2)
+
+
 def running(channels):
     return np.zeros(channels, np.float32), np.ones(channels, np.float32)
 
@@ -61,6 +67,16 @@ CASES = {
     "LINEAR in blocks": (F.linear, (32, 4096), (128, 4096), (128,)),
     "MATMUL": (lambda a, b: a @ b, MATRIX, MATRIX),
     "CONV2D": (lambda x, w, b: F.conv2d(x, w, b, padding=1), IMAGES, (32, 16, 3, 3), (32,)),
+    "CONV2D images last": (lambda x, w, b: F.conv2d(x, w, b), images_last(128, 6, 28, 28), (8, 6, 3, 3), (8,)),
+    "CONV2D images last, bordered": (lambda x, w: F.conv2d(x, w, padding=2), images_last(64, 2, 28, 28), (6, 2, 5, 5)),
+    "CONV2D to images last": (lambda x, w: F.conv2d(x, w), (64, 4, 28, 28), (6, 4, 5, 5)),
+    "MAX_POOL2D images last": (lambda x: F.max_pool2d(x, 3, 2, 1), images_last(64, 8, 28, 28)),
+    "MAX_POOL2D images last, in pieces": (lambda x: F.max_pool2d(x, 2), images_last(64, 30, 28, 28)),
+    "AVG_POOL2D images last": (lambda x: F.avg_pool2d(x, 2), images_last(64, 30, 28, 28)),
+    "BATCH_NORM images last": (
+        lambda x, w, b: F.batch_norm(x, *running(30), w, b, True), images_last(64, 30, 28, 28), (30,), (30,)
+    ),
+    "RELU images last": (F.relu, images_last(64, 30, 28, 28)),
     "MAX_POOL2D": (lambda x: F.max_pool2d(x, 3, 1, 1), IMAGES),
     "MAX_POOL2D without overlap": (lambda x: F.max_pool2d(x, 2), IMAGES),
     "AVG_POOL2D": (lambda x: F.avg_pool2d(x, 2), IMAGES),
@@ -96,10 +112,10 @@ class Last:
 def run(name, rng):
     """The case's inputs, the node of its operation, and the output."""
     function, *inputs = CASES[name]
-    tensors = [
-        Tensor(x if isinstance(x, np.ndarray) else rng.standard_normal(x, dtype=np.float32), requires_grad=True)
-        for x in inputs
-    ]
+    arrays = (x if isinstance(x, np.ndarray) else rng.standard_normal(x, dtype=np.float32) for x in inputs)
+    tensors = [Tensor(x) for x in arrays]
+    for tensor in tensors:
+        tensor.requires_grad = True  # now, as a tensor that is made with it copies its array, in the usual order
     last = Last()
     with observe(last):
         function(*tensors)
@@ -166,7 +182,8 @@ def test_what_a_pass_needs(name, rng, monkeypatch):
     inputs, node, output, again = run(name, rng)
     kept = [array.nbytes for array in arrays_in(node.saved)]
     largest = max(*(x.data.nbytes for x in inputs), output.nbytes, *kept)
-    gradient = rng.standard_normal(output.shape).astype(output.dtype)
+    gradient = np.empty_like(output)  # lies as the output does
+    gradient[...] = rng.standard_normal(output.shape)
     again(), node.backward(gradient)  # what is made once is there
     own = sum(size for key, size in saved(node) if isinstance(key, tuple))
     mask = inputs[0].data.nbytes if name == "DROPOUT" else 0  # made by the function, outside of the operation

@@ -73,6 +73,11 @@ def normal(rng: np.random.Generator, shape, dtype=np.float64) -> np.ndarray:
     return np.asarray(rng.standard_normal(shape), dtype=dtype)
 
 
+def with_images_last(x: np.ndarray) -> np.ndarray:
+    """A copy of (N, C, H, W) that lies in memory as (C, H, W, N); of any other array as it is."""
+    return x if x.ndim != 4 else np.ascontiguousarray(x.transpose(1, 2, 3, 0)).transpose(3, 0, 1, 2)
+
+
 class Run(NamedTuple):
     output: np.ndarray
     grad_output: np.ndarray

@@ -15,11 +15,11 @@ from minicnn.engine import Tensor
 from minicnn.functional import conv2d
 from minicnn.inspect import plan
 from minicnn.kernels import conv as neutral
-from minicnn.kernels.fast import conv, im2col, winograd
+from minicnn.kernels.fast import conv, im2col, layout, winograd
 from minicnn.kernels.fast.im2col import Im2col
 from minicnn.kernels.fast.winograd import Winograd
 
-from .helpers import Pair, arrays_in, assert_same, drawn, dtypes, normal, run, seeds
+from .helpers import Pair, arrays_in, assert_same, drawn, dtypes, normal, run, seeds, with_images_last
 
 pytestmark = pytest.mark.host
 
@@ -29,7 +29,9 @@ SIZES = {
         "NUMBERS": (1, 300, 1 << 18), "LEAST_COLUMNS": (1, 7, 192), "LEAST_BLOCKS": (1, 4), "SUMS": (1, 3, 8),
         "SUM_NUMBERS": (1, 1 << 18), "SMALL": (0, 1 << 21), "UNPACKED": (1, 100, 10**6), "LEAST_LENGTH": (1, 5, 64),
         "TINY": (0, 512), "FEW_FILTERS": (0, 64), "MANY_WINDOWS": (0, 4096), "wide_blas": WIDE_OR_NOT,
+        "FEW_CHANNELS": (0, 8), "SMALL_MAP": (50, 1024), "SHORT": (0, 3e5), "MANY_IMAGES": (2, 16),
     },
+    layout: {"MANY_IMAGES": (2, 16)},
     winograd: {
         "NUMBERS": (1, 5000, 1 << 18), "LEAST_TILES": (1, 3, 96), "LEAST_BLOCKS": (1, 4), "PIECE": (1, 4000, 1 << 18),
         "SHARED_NUMBERS": (1, 5000, 1 << 22), "LARGEST_SUM": (1, 1 << 19), "SUMS": (1, 3, 8), "ROWS": (2, 32),
@@ -51,8 +53,7 @@ def convolutions(draw):
     channels, filters = draw(st.integers(1, 4)), draw(st.integers(1, 4))
     rng, dtype = np.random.default_rng(draw(seeds)), draw(dtypes)
     input = normal(rng, (draw(st.integers(1, 9)), groups * channels, *size), dtype)
-    if draw(st.booleans()):  # in another order in memory
-        input = np.asfortranarray(input)
+    input = draw(st.sampled_from([np.asarray, np.asfortranarray, with_images_last]))(input)
     weight = normal(rng, (groups * filters, channels, *kernel), dtype)
     bias = normal(rng, groups * filters, dtype) if draw(st.booleans()) else None
     params = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
@@ -70,9 +71,10 @@ def _winograd(input_shape, weight_shape, dtype, stride, padding, dilation, group
         yield Winograd(input_shape, weight_shape, dtype, padding)
 
 
-def pair_of(algorithm) -> Pair:
+def pair_of(algorithm, order=np.asarray) -> Pair:
+    """Its passes, to which gradients come in an `order` in memory."""
     def backward(grad_output, saved, needs, **_):
-        return algorithm.backward(grad_output, *saved, needs)
+        return algorithm.backward(order(grad_output), *saved, needs)
 
     return Pair(lambda input, weight, bias, **_: (algorithm.forward(input, weight, bias), (input, weight)), backward)
 
@@ -88,10 +90,11 @@ def test_algorithms_agree_however_work_is_cut(data, case, needs, seed):
         for file, names in SIZES.items():
             for name, values in names.items():
                 setattr(file, name, data.draw(st.sampled_from(values), label=name))
+        order = data.draw(st.sampled_from([np.asarray, with_images_last]), label="of gradients")
         for algorithm in algorithms(arrays, params):
             loose = 3e-5 if isinstance(algorithm, Winograd) and arrays[0].dtype == np.float32 else None
             tolerance = 1e-11 if arrays[0].dtype == np.float64 else loose
-            assert_same(run(pair_of(algorithm), arrays, needs, seed, **params), expected, tolerance)
+            assert_same(run(pair_of(algorithm, order), arrays, needs, seed, **params), expected, tolerance)
     finally:
         for (file, name), value in before.items():
             setattr(file, name, value)
@@ -170,13 +173,31 @@ def test_the_transforms_are_exact_polynomial_products():
                 np.testing.assert_allclose(y, np.correlate(x, w, "valid"), atol=1e-14)
 
 
-CASES = [  # by blocks, by shared blocks, by pieces of the weight; an algorithm each
+CASES = [  # by blocks, by shared blocks, by pieces of the weight; an algorithm each; images last, in one thread and two
     ((6, 8, 20, 20), (16, 8, 3, 3), "winograd"), ((2, 40, 7, 7), (40, 40, 3, 3), "winograd"),
     ((2, 130, 9, 9), (130, 130, 3, 3), "winograd"), ((4, 256, 14, 14), (256, 256, 3, 3), "winograd"),
     ((3, 20, 23, 23), (24, 20, 5, 5), "winograd"),
     ((6, 8, 20, 20), (16, 8, 3, 3), "im2col"), ((2, 300, 5, 5), (64, 300, 1, 1), "im2col"),
     ((5, 3, 64, 64), (16, 3, 7, 7), "im2col"),
+    ((20, 4, 14, 14), (6, 4, 5, 5), "im2col"), ((200, 4, 28, 28), (8, 4, 3, 3), "im2col"),
 ]  # fmt: skip
+
+
+def test_where_images_lie_last(rng):
+    """Of many images, few channels and small maps; the layers between convolutions pass it on."""
+    layers = nn.Sequential(nn.Conv2d(1, 6, 5, padding=2), nn.BatchNorm2d(6), nn.ReLU(), nn.MaxPool2d(2))
+    layers.append(nn.AvgPool2d(2)), layers.append(nn.Conv2d(6, 4, 3))
+
+    def last(*shape: int) -> list[bool]:
+        x, found = Tensor(rng.standard_normal(shape, dtype=np.float32)), []
+        for layer in layers:
+            x = layer(x)
+            found.append(layout.lie_last(x.data))
+        return found
+
+    assert last(16, 1, 28, 28) == [True] * 6
+    assert last(15, 1, 28, 28) == [False] * 6
+    assert last(16, 1, 33, 33) == [False] * 5 + [True]  # from where maps are small
 
 
 @pytest.mark.parametrize(("shape", "weight", "algorithm"), CASES)

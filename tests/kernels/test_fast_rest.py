@@ -11,7 +11,9 @@ from minicnn import no_grad, optim, threads
 from minicnn.engine import Parameter
 from minicnn.kernels import fast
 from minicnn.kernels.fast import pool
+from minicnn.kernels.fast.layout import lie_last
 
+from . import helpers
 from .helpers import Pair, arrays_in, assert_same, drawn, dtypes, implementations, normal, pairs_of, run, seeds
 
 pytestmark = pytest.mark.host
@@ -99,6 +101,69 @@ def test_nothing_is_written_to_what_was_given(name):
     FAST[name].backward(gradient, saved, (True,) * len(arrays), **params)
     for x, before in given:
         np.testing.assert_array_equal(x, before)
+
+
+BY_IMAGES = {  # several pieces each, too
+    "batch_norm_train": LARGE["batch_norm_train"][1],
+    "batch_norm_eval": LARGE["batch_norm_eval"][1],
+    "relu": {}, "leaky_relu": {"negative_slope": 0.1}, "sigmoid": {}, "tanh": {}, "add": {},
+    "max_pool2d": LARGE["max_pool2d"][1],
+    "avg_pool2d": LARGE["avg_pool2d"][1],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BY_IMAGES)
+@pytest.mark.parametrize("gradient_too", [True, False])
+def test_images_that_lie_last(name, gradient_too, monkeypatch):
+    """Results lie so again, are the neutral form's, and the same on any number of threads."""
+    params = {k: v.astype(np.float32) if isinstance(v, np.ndarray) else v for k, v in BY_IMAGES[name].items()}
+    rng = np.random.default_rng(3)
+    shapes = [(20, 90, 28, 30)] * (2 if name == "add" else 1) + [(90,)] * (2 if "norm" in name else 0)
+    arrays = [helpers.with_images_last(normal(rng, shape, np.float32)) for shape in shapes]
+    neutral = run(implementations(name)["neutral"], arrays, **params)
+    gradient = helpers.with_images_last(neutral.grad_output) if gradient_too else neutral.grad_output
+    bits = []
+    for number in (1, 2, 4):
+        monkeypatch.setattr(threads, "_requested", number)
+        output, saved = FAST[name].forward(*arrays, **params)
+        grads = FAST[name].backward(gradient, saved, (True,) * len(arrays), **params)
+        assert_same(neutral._replace(output=output, grads=grads), neutral, 2e-5)
+        if name != "add":  # whose gradient is what came
+            assert lie_last(output) and lie_last(grads[0])
+        bits.append([x.tobytes() for x in (output, *grads)])
+    assert bits[0] == bits[1] == bits[2]
+
+
+@drawn
+@given(
+    st.tuples(st.integers(1, 3), st.integers(1, 3)), st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    st.tuples(st.integers(0, 1), st.integers(0, 1)), st.tuples(st.integers(1, 2), st.integers(1, 2)),
+    st.tuples(st.integers(0, 7), st.integers(0, 7)), st.booleans(), st.booleans(), st.booleans(), dtypes, seeds,
+)  # fmt: skip
+def test_pooling_where_images_lie_last(
+    kernel_size, stride, padding, dilation, more, ceil_mode, of_maxima, special, dtype, seed
+):  # fmt: skip
+    padding = tuple(min(p, k // 2) for p, k in zip(padding, kernel_size, strict=True))
+    dilation = dilation if of_maxima else (1, 1)
+    size = tuple(d * (k - 1) + 1 + m for d, k, m in zip(dilation, kernel_size, more, strict=True))
+    rng = np.random.default_rng(seed)
+    x = helpers.with_images_last(normal(rng, (16, 2, *size), dtype).round())  # with ties
+    if special:
+        x[rng.integers(0, 3, x.shape) == 0] = -np.inf
+        x[rng.integers(0, 99, x.shape) == 0] = np.nan
+    params = {"kernel_size": kernel_size, "stride": stride, "padding": padding, "ceil_mode": ceil_mode}
+    if of_maxima:
+        params["dilation"] = dilation
+    else:
+        params |= {"count_include_pad": bool(seed % 2), "divisor_override": (None, 3)[seed % 3 % 2]}
+    name = "max_pool2d" if of_maxima else "avg_pool2d"
+    with np.errstate(invalid="ignore"):
+        neutral = run(implementations(name)["neutral"], (x,), **params)
+        output, saved = FAST[name].forward(x, **params)
+        grads = FAST[name].backward(helpers.with_images_last(neutral.grad_output), saved, (True,), **params)
+        assert_same(neutral._replace(output=output, grads=grads), neutral, 1e-5 if dtype == np.float32 else 1e-12)
+        with no_grad():
+            np.testing.assert_allclose(FAST[name].forward(x, **params)[0], output, rtol=1e-12)
 
 
 SPECIAL = np.array([0.0, -0.0, 1.0, -1.0, 1e-45, -1e-45, np.inf, -np.inf, np.nan, -np.nan], np.float32)

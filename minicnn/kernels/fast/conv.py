@@ -12,11 +12,10 @@ from functools import lru_cache
 import numpy as np
 
 from ...threads import alone
-from .im2col import Im2col
+from .im2col import SHORT, Im2col
 from .winograd import Winograd
 
 ALGORITHMS = (Im2col.name, Winograd.name)
-SHORT = 3e5  # nanoseconds on one core; as much again is Python's, and threads take turns with its lock
 forced: ContextVar[str | None] = ContextVar("convolution", default=None)  # one of them, wherever it applies
 
 

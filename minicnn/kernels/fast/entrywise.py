@@ -22,15 +22,18 @@ PIECE = 1 << 19  # numbers: two megabytes of float32
 def entrywise(work: Callable[..., object], *arrays: np.ndarray) -> None:
     """``work(*arrays)`` of arrays of one shape, where every entry is its own affair: piece by piece if they are large.
 
-    Pieces are views, flat where all arrays are contiguous and else one along the first axis.
+    Pieces are views, flat where all arrays lie alike and without gaps, and else one along the first axis in memory.
     """
     first = arrays[0]
     if first.size <= PIECE:
         work(*arrays)
-    elif all(x.flags.c_contiguous for x in arrays):
+        return
+    order = sorted(range(first.ndim), key=lambda axis: -first.strides[axis])  # as in the memory of the first
+    arrays = tuple(x.transpose(order) for x in arrays)
+    if all(x.flags.c_contiguous for x in arrays):
         flat = [x.reshape(-1) for x in arrays]
         run(lambda part: work(*(x[part] for x in flat)), pieces(first.size, PIECE))
     elif first.ndim > 1:
-        run(lambda i: work(*(x[i] for x in arrays)), range(len(first)))
+        run(lambda i: work(*(x[i] for x in arrays)), range(len(arrays[0])))
     else:
         work(*arrays)

@@ -5,6 +5,11 @@ memory is used again for the next block, where the columns of a whole batch woul
 back each time. Threads take blocks. Where a network has become deep and small (512 channels of 7 × 7), there are too
 few blocks, and threads share one instead: they build its columns and divide the product by channels.
 
+Of many images, few channels and small maps, a block is some rows of all images, and results lie with images last
+(`layout`): so nothing is turned about between a product and the maps, which would take longer than the product. Such
+blocks share rows of the input, so backward takes one after the other and threads divide the channels. What is shorter
+than to wake a thread and to wait for Python's lock is left to one.
+
 A kernel of 1 × 1 at stride 1 needs no columns: a row of them would be a row of the input. And the product for one
 image is its output as it stands, so it is written there.
 
@@ -29,6 +34,7 @@ import numpy as np
 from ...backend import sliding_windows
 from ...threads import each, pieces, portions, run, wide_blas
 from ..conv import output_size
+from .layout import IMAGES_LAST, MANY_IMAGES, empty_maps, lie_last
 from .scratch import scratch, sum_of_maps
 
 NUMBERS = 1 << 18  # of a block's columns; a megabyte of float32
@@ -36,6 +42,8 @@ LEAST_COLUMNS = 192  # of a block: a product with fewer spends its time on packi
 WHOLE = 1.5  # times as many columns as fit may an image have before it is cut: halves are slower than one too large
 LEAST_BLOCKS = 4  # with fewer, threads share each block
 SMALL = 1 << 21  # numbers in all columns: two blocks then, as short calls spend their time waiting for Python's lock
+FEW_CHANNELS, SMALL_MAP = 8, 32 * 32  # at most, for images to lie last, unless a row's columns are too many
+SHORT = 3e5  # nanoseconds on one core; as much again is Python's, and threads take turns with its lock
 SUMS = 8  # partial sums of the weight's gradient, at most
 SUM_NUMBERS = 1 << 18  # in all of them, unless two alone have more
 UNPACKED = 10**6  # multiplications in a product whose matrices OpenBLAS takes as they are
@@ -62,8 +70,17 @@ class Im2col:
         # The order of windows in columns, and of (N, C, H, W) in the passes: images last where there are windows to
         # copy, for then what is copied at a time is long, also where maps are small; but for a stride, which keeps
         # neighbours apart.
-        self.order = (1, 2, 3, 0) if self.taps > 1 and max(stride) == 1 else (1, 0, 2, 3)
+        self.order = IMAGES_LAST if self.taps > 1 and max(stride) == 1 else (1, 0, 2, 3)
         self.pointwise = tuple(stride) == tuple(self.kernel) == (1, 1) and tuple(padding) == (0, 0)
+        self.images_last = (
+            self.order == IMAGES_LAST
+            and self.n >= MANY_IMAGES
+            and self.channels <= FEW_CHANNELS
+            and prod(self.out) <= SMALL_MAP
+            and 2 * self.n * self.channels * self.taps * self.out[1] <= SMALL
+        )
+        self.least_blocks = 2 if self.small or self.images_last else LEAST_BLOCKS
+        self.short = self.cost() < SHORT
 
         # The weight's gradient is made as (groups, K, O/groups), and turned about at the end.
         filters = self.filters // groups
@@ -75,20 +92,23 @@ class Im2col:
         here; its numbers are fitted to measurements."""
         depth = self.channels * self.taps
         product = 0.0095 if wide_blas() else 0.021
-        of_window = product * depth * self.filters / self.groups + (0 if self.pointwise else 0.4 * depth)
+        copies = 0 if self.pointwise else 0.1 * depth + 0.15 * self.filters if self.images_last else 0.4 * depth
+        of_window = product * depth * self.filters / self.groups + copies
         return self.n * prod(self.out) * of_window + 0.4 * depth * self.filters / self.groups  # and the weight's memory
 
     # --------------------------------------------------------------------------------------- how the work is cut
 
     def blocks(self, strips: bool) -> list[Block]:
         """Of one image or more; `strips` allows a part of one."""
-        (out_h, out_w), everything = self.out, slice(0, self.out[0])
+        (out_h, out_w), everything, depth = self.out, slice(0, self.out[0]), self.channels * self.taps
         work = self.filters * self.channels // self.groups * out_h * out_w  # multiplications for an image
         if self.pointwise and out_h * out_w >= LEAST_COLUMNS and work >= 2 * UNPACKED:  # then nothing is copied
             return [(slice(i, i + 1), everything) for i in range(self.n)]
+        if self.images_last:
+            most = min(SMALL // max(2 * depth * out_w * self.n, 1), -(-out_h // 2))
+            return [(slice(0, self.n), rows) for rows in pieces(out_h, most)]
         if self.small and self.n > 1:
             return [(part, everything) for part in pieces(self.n, -(-self.n // 2))]
-        depth = self.channels * self.taps
         fitting = max(NUMBERS // max(depth, 1), LEAST_COLUMNS)  # columns in a block
         if strips and WHOLE * fitting < out_h * out_w:
             rows = pieces(out_h, fitting // out_w)
@@ -100,10 +120,13 @@ class Im2col:
 
     def shares(self, blocks: list[Block], most: int) -> list[list[Block]]:
         """Lists of blocks that threads work through; a single list, where threads share the blocks themselves."""
-        return portions(blocks, most if len(blocks) >= (2 if self.small else LEAST_BLOCKS) else 1)
+        return portions(blocks, most if len(blocks) >= self.least_blocks and not self.short else 1)
 
     def sums(self) -> int:
-        """How many partial sums of the weight's gradient: they have to be added up. A power of two, for threads."""
+        """How many partial sums of the weight's gradient: they have to be added up. A power of two, for threads; but
+        where images lie last, blocks are taken in turn, for one gives to the same entries of the input as the next."""
+        if self.images_last:
+            return 1
         fitting = SUM_NUMBERS * self.groups // (self.filters * self.channels * self.taps)
         return 1 << min(max(fitting, 2), SUMS).bit_length() - 1
 
@@ -115,7 +138,7 @@ class Im2col:
         """
         size, most = total // self.groups, 8 * NUMBERS // max(numbers, 1)
         units, most = (total, most) if self.groups == 1 else (self.groups, most // max(size, 1))
-        cut = pieces(units, min(most, -(-units // LEAST_BLOCKS)) if shared else most)
+        cut = pieces(units, min(most, -(-units // self.least_blocks)) if shared and not self.short else most)
         if self.groups == 1:
             return [(part, slice(0, 1), part) for part in cut]
         return [(slice(part.start * size, part.stop * size), part, slice(0, size)) for part in cut]
@@ -139,8 +162,9 @@ class Im2col:
         tall = (out_h - 1) * self.stride[0] + (self.kernel[0] - 1) * self.dilation[0] + 1
         first, last = min(max(top, 0), h), max(min(top + tall, h), 0)
         taken = taken[:, :, first:last]
-        if taken.shape[2] < tall or pw or (n > 1 and self.taps > 1):
-            padded = self.padded(c, n, tall, w + 2 * pw)
+        if taken.shape[2] < tall or pw or (n > 1 and self.taps > 1 and not lie_last(input)):
+            padded = self.array("padded", n, c, tall, w + 2 * pw)
+            padded.fill(0)
             padded[:, :, first - top : last - top, pw : pw + w] = taken
             taken = padded
         windows = sliding_windows(taken, self.kernel, self.stride, self.dilation)  # (n, c, out_h, out_w, kh, kw)
@@ -148,38 +172,56 @@ class Im2col:
         into.reshape(c, *self.kernel, *windows.shape[3:])[...] = windows
         return into
 
-    def padded(self, c: int, n: int, height: int, width: int) -> np.ndarray:
-        """A scratch array (n, c, height, width) of zeros, in memory in the order of the passes."""
+    def array(self, role: str, n: int, c: int, height: int, width: int) -> np.ndarray:
+        """A scratch array (n, c, height, width), in memory in the order of the passes."""
         shape = (n, c, height, width)
-        zeros = scratch("padded", tuple(shape[axis] for axis in self.order), self.dtype)
-        zeros.fill(0)
-        return zeros.transpose(np.argsort(self.order))
+        return scratch(role, tuple(shape[axis] for axis in self.order), self.dtype).transpose(np.argsort(self.order))
 
-    def add_back(self, columns: np.ndarray, images: np.ndarray) -> None:
-        """col2im of some channels of a block of whole images, into `images` (n, c, H, W)."""
-        n, c, h, w = images.shape
-        (ph, pw), (sh, sw), (dh, dw), (out_h, out_w) = self.padding, self.stride, self.dilation, self.out
-        padded = self.padded(c, n, h + 2 * ph, w + 2 * pw)
+    def bordered(self, role: str, n: int, c: int) -> np.ndarray:
+        """A scratch array for whole images with their borders."""
+        return self.array(role, n, c, *(m + 2 * p for m, p in zip(self.size, self.padding, strict=True)))
+
+    def add_back(self, columns: np.ndarray, sums: np.ndarray, rows: slice) -> None:
+        """col2im of some channels and rows of windows, added to `sums` (n, c, H, W), borders included."""
+        (sh, sw), (dh, dw), out_w = self.stride, self.dilation, self.out[1]
         for i in range(self.kernel[0]):
             for j in range(self.kernel[1]):
-                rows = slice(i * dh, i * dh + sh * (out_h - 1) + 1, sh)
-                taken = padded[:, :, rows, j * dw : j * dw + sw * (out_w - 1) + 1 : sw].transpose(self.order)
-                taken += columns.reshape(c, *self.kernel, *taken.shape[1:])[:, i, j]
-        images[...] = padded[:, :, ph : ph + h, pw : pw + w]
+                down = slice(i * dh + sh * rows.start, i * dh + sh * (rows.stop - 1) + 1, sh)
+                taken = sums[:, :, down, j * dw : j * dw + sw * (out_w - 1) + 1 : sw].transpose(self.order)
+                taken += columns.reshape(-1, *self.kernel, *taken.shape[1:])[:, i, j]
+
+    def sums_of_all(self, grad_input: np.ndarray) -> np.ndarray | None:
+        """Where images lie last, the zeros to which all blocks add what belongs to the input's gradient: itself, or a
+        scratch array with its borders."""
+        if not self.images_last:
+            return None
+        padded = tuple(self.padding) != (0, 0)
+        zeros = self.bordered("summed", self.n, self.channels) if padded else grad_input
+        zeros.fill(0)
+        return zeros
+
+    def inner(self, bordered: np.ndarray) -> np.ndarray:
+        """What is left of (n, c, H, W) without the border."""
+        (h, w), (ph, pw) = self.size, self.padding
+        return bordered[:, :, ph : ph + h, pw : pw + w]
 
     def matrix(self, maps: np.ndarray, block: Block) -> np.ndarray | None:
-        """A block of one image of `maps` (N, O, out_h, out_w) as a matrix (groups, O/groups, windows) in its memory."""
+        """A block of `maps` (N, O, out_h, out_w) as a matrix (groups, O/groups, windows), where it is one in memory: of
+        one image, or of all where images lie last."""
         (images, rows), (n, _, count) = block, self.extent(block)
-        if n > 1 or not maps.flags.c_contiguous:
+        if self.images_last and lie_last(maps):
+            flat, first = maps.transpose(IMAGES_LAST), rows.start * self.out[1] * n
+        elif n == 1 and maps.flags.c_contiguous:
+            flat, first = maps[images.start], rows.start * self.out[1]
+        else:
             return None
-        flat = maps[images.start].reshape(self.groups, self.filters // self.groups, -1)
-        return flat[:, :, rows.start * self.out[1] : rows.start * self.out[1] + count]
+        return flat.reshape(self.groups, self.filters // self.groups, -1)[:, :, first : first + count]
 
     # ---------------------------------------------------------------------------------------------------- the passes
 
     def forward(self, input: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
         w = weight.reshape(self.groups, self.filters // self.groups, -1)  # (groups, O/groups, K)
-        output = np.empty((self.n, self.filters, *self.out), self.dtype)
+        output = empty_maps((self.n, self.filters, *self.out), self.dtype, self.images_last)
         blocks = self.blocks(strips=True)
         shares = self.shares(blocks, len(blocks))
         shared = len(shares) == 1
@@ -221,7 +263,8 @@ class Im2col:
 
     def backward(self, grad_output, input, weight, needs):
         w = weight.reshape(self.groups, self.filters // self.groups, -1)  # (groups, O/groups, K)
-        grad_input = np.empty(input.shape, self.dtype) if needs[0] else None
+        grad_input = empty_maps(input.shape, self.dtype, self.images_last) if needs[0] else None
+        summed = None if grad_input is None else self.sums_of_all(grad_input)
         shares = self.shares(self.blocks(strips=not needs[0] or self.pointwise), self.sums())
         shape = (self.groups, *w.shape[:0:-1]) if self.turned else w.shape
         of_weight = [np.empty(shape, self.dtype) for _ in shares] if needs[1] else None
@@ -260,31 +303,44 @@ class Im2col:
                 else:
                     columns = scratch("columns", (groups.stop - groups.start, k.stop - k.start, count), self.dtype)
                     multiply(back, grad[groups], columns)
-                    self.add_back(columns, grad_input[images, channels])
+                    if summed is not None:
+                        self.add_back(columns, summed[:, channels], rows)
+                        return
+                    sums = self.bordered("padded", n, channels.stop - channels.start)
+                    sums.fill(0)
+                    self.add_back(columns, sums, rows)
+                    grad_input[images, channels] = self.inner(sums)
 
             run(take, self.parts(self.channels, count * self.taps, shared))
 
         if needs[0] or needs[1]:
             run(lambda i: each(partial(pass_through, i), shares[i]), range(len(shares)))
+        if grad_input is not None and summed is not None and summed is not grad_input:
+            grad_input[...] = self.inner(summed)
         grad_weight = None
         if of_weight is not None:
             grad_weight = total(of_weight or [np.zeros(shape, self.dtype)])
             grad_weight = (grad_weight.transpose(0, 2, 1) if self.turned else grad_weight).reshape(weight.shape)
         return grad_input, grad_weight, sum_of_maps(grad_output) if needs[2] else None
 
-    def scratch(self, backward: bool, needs: tuple[bool, ...], threads: int) -> tuple[list[tuple[int, str, int]], int]:
+    def scratch(
+        self, backward: bool, needs: tuple[bool, ...], threads: int, ordered: bool = False
+    ) -> tuple[list[tuple[int, str, int]], int]:
         """What a pass takes beside its arguments and results, for the memory ledger: scratch arrays as (the number of a
-        thread, role, how many numbers), and how many numbers else."""
+        thread, role, how many numbers), and how many numbers else. In the input images lie last if it is `ordered`, in
+        the gradient if they do in the output."""
         blocks = self.blocks(strips=not backward or not needs[0] or self.pointwise)
         if not blocks or (backward and not (needs[0] or needs[1])):
             return [], 0
-        shares = self.shares(blocks, self.sums())
+        shares = self.shares(blocks, self.sums() if backward else len(blocks))
         shared, (n, out_h, count) = len(shares) == 1, max(map(self.extent, blocks), key=lambda extent: extent[2])
         parts = self.parts(self.channels, count * self.taps, shared)
         channels = max(part[0].stop - part[0].start for part in parts)
         takers = min(threads, len(parts if shared else blocks))
         holders = 1 if shared else takers
-        found = [(thread, "product", self.filters * count) for thread in range(holders)] * (n > 1)
+        found = [(thread, "product", self.filters * count) for thread in range(holders)]
+        if n == 1 or self.images_last:
+            found = []
         if not (self.pointwise and n == 1):
             if backward:
                 found += [(thread, "columns", channels * self.taps * count) for thread in range(takers)]
@@ -292,8 +348,11 @@ class Im2col:
                 found += [(thread, "columns", self.channels * self.taps * count) for thread in range(holders)]
             (h, w), (ph, pw) = self.size, self.padding
             tall = (out_h - 1) * self.stride[0] + (self.kernel[0] - 1) * self.dilation[0] + 1
-            padded = [(h + 2 * ph) * (w + 2 * pw)] * (backward and needs[0])
-            arranged = tuple(self.padding) != (0, 0) or (n > 1 and self.taps > 1)
+            whole, summed = (h + 2 * ph) * (w + 2 * pw), backward and needs[0] and self.images_last
+            if summed and (ph, pw) != (0, 0):
+                found.append((0, "summed", n * self.channels * whole))
+            padded = [whole] * (backward and needs[0] and not summed)
+            arranged = (ph, pw) != (0, 0) or (n > 1 and self.taps > 1 and not ordered)
             padded += [tall * (w + 2 * pw)] * ((not backward or needs[1]) and arranged)
             found += [(thread, "padded", n * channels * max(padded)) for thread in range(takers) if padded]
         sums = len(shares) - 1 + self.turned if backward and needs[1] else 0
@@ -317,7 +376,8 @@ def divided(matrices: np.ndarray, count: int) -> np.ndarray:
 
 def multiply(weights: np.ndarray, columns: np.ndarray, out: np.ndarray) -> None:
     """weights (groups, R, K) @ columns (groups, K, windows) into `out` (groups, R, windows)."""
-    most = UNPACKED / max(prod(weights.shape[1:]), 1)
+    rows, depth = weights.shape[1:]
+    most = min(UNPACKED / max(rows, 1), NUMBERS / 2) / max(depth, 1)  # and half a block's columns
     count = parts_of_row(columns.shape[2], most, LEAST_LENGTH) if wide_blas() else 1
     np.matmul(weights[:, None], divided(columns, count), out=divided(out, count))
 

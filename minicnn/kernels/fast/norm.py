@@ -18,6 +18,7 @@ from ...threads import pieces, run
 from ..norm import _count_per_channel
 from .entrywise import PIECE
 from .im2col import LEAST_LENGTH, parts_of_row
+from .layout import IMAGES_LAST, lie_last
 from .scratch import scratch
 
 FAR = 4.0  # standard deviations: a mean so far from 0 costs two bits of the difference from it
@@ -27,16 +28,21 @@ NEAR = 2.0  # and one so far costs two bits of E[x²] − E[x]²
 # -------------------------------------------------------------------------------------- batch normalisation
 
 
-def _columns(x: np.ndarray) -> np.ndarray:
-    """(N, C, *) → (N, C, L); with nothing after the channels (C, 1, N) would be slow, so (1, C, N) it is."""
+def _columns(x: np.ndarray, last: bool = False) -> np.ndarray:
+    """(N, C, *) → (N, C, L), or (1, C, L) where images lie `last`, and with nothing after the channels, as (N, C, 1)
+    would be slow."""
+    if last:
+        return np.ascontiguousarray(x.transpose(IMAGES_LAST)).reshape(1, x.shape[1], -1)
     if x.ndim == 2:
         return np.ascontiguousarray(x.T)[None]
     return np.ascontiguousarray(x).reshape(*x.shape[:2], prod(x.shape[2:]))
 
 
-def _restored(columns: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+def _restored(columns: np.ndarray, like: np.ndarray, last: bool = False) -> np.ndarray:
     """What `_columns` undoes."""
-    return np.ascontiguousarray(columns[0].T) if len(shape) == 2 else columns.reshape(shape)
+    if last:
+        return columns.reshape(*like.shape[1:], len(like)).transpose(3, 0, 1, 2)
+    return np.ascontiguousarray(columns[0].T) if like.ndim == 2 else columns.reshape(like.shape)
 
 
 def blocks(shape: tuple[int, int, int]) -> list[slice]:
@@ -86,7 +92,8 @@ def _near(block: np.ndarray, mean: np.ndarray, inverse_std: np.ndarray, own: np.
 
 def batch_norm_train_forward(input, weight, bias, eps):
     """`saved` begins with the mean and the biased variance, as `functional.batch_norm` expects."""
-    x = _columns(input)
+    last = lie_last(input)
+    x = _columns(input, last)
     count = _count_per_channel(input)
     mean, var = np.empty((2, x.shape[1]), x.dtype)
     output = np.empty_like(x)
@@ -111,7 +118,7 @@ def batch_norm_train_forward(input, weight, bias, eps):
         _scale_and_shift(block, scale, shift, out)
 
     run(work, blocks(x.shape))
-    return _restored(output, input.shape), (mean, var, input, (var + eps) ** -0.5, weight)
+    return _restored(output, input, last), (mean, var, input, (var + eps) ** -0.5, weight)
 
 
 def _scale_and_shift(block: np.ndarray, scale: np.ndarray, shift: np.ndarray | None, out: np.ndarray) -> None:
@@ -128,7 +135,8 @@ def batch_norm_train_backward(grad_output, saved, needs, eps):
 
 def batch_norm_eval_forward(input, weight, bias, mean, var, eps):
     """The same with fixed statistics: two passes, x·γ/std and + (β − mean·γ/std), where that costs no accuracy."""
-    x = _columns(input)
+    last = lie_last(input)
+    x = _columns(input, last)
     inverse_std = (var + eps) ** -0.5
     scale = inverse_std if weight is None else inverse_std * weight
     output = np.empty_like(x)
@@ -139,7 +147,7 @@ def batch_norm_eval_forward(input, weight, bias, mean, var, eps):
         _scale_and_shift(block, scale[channels], shift, output[:, channels])
 
     run(work, blocks(x.shape))
-    return _restored(output, input.shape), (input, mean.copy(), inverse_std, weight)  # who trains on moves the mean
+    return _restored(output, input, last), (input, mean.copy(), inverse_std, weight)  # who trains on moves the mean
 
 
 def batch_norm_eval_backward(grad_output, saved, needs, mean, var, eps):
@@ -149,7 +157,8 @@ def batch_norm_eval_backward(grad_output, saved, needs, mean, var, eps):
 
 def _backward(grad_output, input, mean, inverse_std, weight, needs, count):
     """With a `count` of entries a channel the mean and the variance are theirs; without, they are constants."""
-    g, x = _columns(grad_output), _columns(input)
+    last = lie_last(input)
+    g, x = _columns(grad_output, last), _columns(input, last)
     of_weight, of_bias = np.empty((2, g.shape[1]), g.dtype)
     slope = inverse_std if weight is None else weight * inverse_std
     grad_input = np.empty_like(g) if needs[0] else None
@@ -175,7 +184,7 @@ def _backward(grad_output, input, mean, inverse_std, weight, needs, count):
         _scale_and_shift(out, slope[channels], slope[channels] * (-of_bias[channels] / count - turn * centre), out)
 
     run(work, blocks(g.shape))
-    grad_input = None if grad_input is None else _restored(grad_input, grad_output.shape)
+    grad_input = None if grad_input is None else _restored(grad_input, input, last)
     return grad_input, of_weight if needs[1] else None, of_bias if needs[2] else None
 
 
@@ -228,7 +237,7 @@ def local_response_norm_forward(input, size, alpha, beta, k):
         _damp(values, d, beta, output[n, :, places])
 
     run(work, patches(x.shape))
-    return _restored(output, input.shape), (input, scale)
+    return _restored(output, input), (input, scale)
 
 
 def local_response_norm_backward(grad_output, saved, needs, size, alpha, beta, k):
@@ -250,4 +259,4 @@ def local_response_norm_backward(grad_output, saved, needs, size, alpha, beta, k
         np.subtract(damped, neighbours, out=damped)
 
     run(work, patches(x.shape))
-    return (_restored(grad_input, grad_output.shape),)
+    return (_restored(grad_input, input),)

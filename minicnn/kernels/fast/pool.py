@@ -6,7 +6,7 @@ padding. In the phase that holds it, the window's entry (i, j) of output (r, c) 
 the same distance behind (r, c). Laid out flat, with outputs in planes of the same rows and columns, all entries (i, j)
 are one slice and all outputs another, and a pass over the window's entries is arithmetic on whole slices. It computes
 some numbers for places at the planes' edges where no output is; they are left out at the end. Any stride and dilation
-go the same way.
+go the same way. Where images lie last, `windows` has something simpler.
 """
 
 from __future__ import annotations
@@ -21,26 +21,24 @@ import numpy as np
 from ...threads import pieces, run
 from .. import pool as neutral
 from .. import recording
+from . import windows as by_images
 from .activation import WHOLE_NUMBERS
 from .entrywise import PIECE
+from .layout import lie_last
 from .scratch import scratch
+from .windows import Windows, largest, share_of
 
 
-class Phases:
+class Phases(Windows):
     """The sizes, and how a block of planes is taken apart and put together again."""
 
     def __init__(self, shape, kernel_size, stride, padding, dilation, ceil_mode):
-        self.size, self.stride, self.padding = shape[2:], stride, padding
-        self.out, _ = neutral._geometry(shape, kernel_size, stride, padding, dilation, ceil_mode)
-        reach = [d * (k - 1) for d, k in zip(dilation, kernel_size, strict=True)]
-        self.grid = tuple(o + r // s for o, r, s in zip(self.out, reach, stride, strict=True))  # rows, columns
-        self.starts = [[d * i for i in range(k)] for d, k in zip(dilation, kernel_size, strict=True)]
-        self.seen = [(o - 1) * s + of[-1] + 1 for o, s, of in zip(self.out, stride, self.starts, strict=True)]
-        self.bordered = max(padding) > 0 or any(m > n for m, n in zip(self.seen, self.size, strict=True))
+        super().__init__(shape, kernel_size, stride, padding, dilation, ceil_mode)
+        self.grid = tuple(o + of[-1] // s for o, of, s in zip(self.out, self.starts, stride, strict=True))
         # A window's rows and its columns: in which phases they are, and how far on.
-        self.rows, self.columns = ([(i % s, i // s) for i in of] for of, s in zip(self.starts, stride, strict=True))
-        self.rows = [(a, down * self.grid[1]) for a, down in self.rows]
-        self.taps = [((a, b), down + along) for a, down in self.rows for b, along in self.columns]
+        self.down, self.along = ([(i % s, i // s) for i in of] for of, s in zip(self.starts, stride, strict=True))
+        self.down = [(a, down * self.grid[1]) for a, down in self.down]
+        self.taps = [((a, b), down + along) for a, down in self.down for b, along in self.along]
         self.used = sorted({phase for phase, _ in self.taps})
         self.furthest = max(offset for _, offset in self.taps)
         self.planes = shape[0] * shape[1]
@@ -121,73 +119,37 @@ def winner_dtype(kernel_size: tuple[int, int]) -> np.dtype:
     return np.dtype(np.uint8 if prod(kernel_size) <= 256 else np.int32)
 
 
-def _largest(entries: Iterator[tuple[np.ndarray, Any]], best: np.ndarray, winner: np.ndarray) -> None:
-    """Into `best` the largest of arrays, place by place, and into `winner` whose it is; of equals the first's.
-
-    Each array comes with its number, or with numbers, one a place, that are larger than all before. So who beats all
-    before it has the largest number that ever won.
-    """
-    won = scratch("gate", best.shape, np.bool_)
-    best[...], winner[...] = next(entries)
-    for entry, number in entries:
-        np.greater(entry, best, out=won)
-        np.maximum(entry, best, out=best)
-        found = np.multiply(won.view(np.uint8), number, out=scratch("number", best.shape, winner.dtype))
-        np.maximum(winner, found, out=winner)
-
-
 def _rows_first(entries: np.ndarray, phases: Phases, numbers: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """At stride 1, the largest of each row of a window, and the number of whose it is. A row belongs to several
     windows: for 3 × 3 four comparisons do instead of eight."""
-    columns = list(_shifts({0: entries}, phases.columns))
+    columns = list(_shifts({0: entries}, phases.along))
     row, whose = scratch("row", columns[0].shape, entries.dtype), scratch("row winner", columns[0].shape, numbers.dtype)
-    _largest(zip(columns, numbers, strict=False), row, whose)
-    shifted = (_shifts({0: x}, phases.rows) for x in (row, whose))
+    largest(zip(columns, numbers, strict=False), row, whose)
+    shifted = (_shifts({0: x}, phases.down) for x in (row, whose))
 
     def numbered(columns: np.ndarray, first: np.integer) -> np.ndarray:
         return np.add(columns, first, out=scratch("number", columns.shape, columns.dtype)) if first else columns
 
-    firsts = numbers[:: len(phases.columns)]
+    firsts = numbers[:: len(phases.along)]
     return ((best, numbered(of_row, first)) for best, of_row, first in zip(*shifted, firsts, strict=True))
-
-
-def _maxima(planes: np.ndarray, phases: Phases, out: np.ndarray) -> None:
-    """The largest of each window of planes (P, H, W), into `out`: first of its rows, which windows share."""
-    rows, columns = (
-        [slice(a, a + (o - 1) * s + 1, s) for a in of]
-        for of, o, s in zip(phases.starts, phases.out, phases.stride, strict=True)
-    )
-    if phases.bordered:
-        padded = scratch("padded", (len(planes), *phases.seen), planes.dtype)
-        padded.fill(-np.inf)
-        top, left = phases.padding
-        h, w = (min(n, m - p) for n, m, p in zip(phases.size, phases.seen, phases.padding, strict=True))
-        padded[:, top : top + h, left : left + w] = planes[:, :h, :w]
-        planes = padded
-    of_rows = scratch("row", (len(planes), phases.out[0], planes.shape[2]), planes.dtype)
-    _maximum((planes[:, row] for row in rows), of_rows)
-    _maximum((of_rows[:, :, column] for column in columns), out)
-
-
-def _maximum(arrays: Iterator[np.ndarray], out: np.ndarray) -> None:
-    """The largest of all arrays, place by place."""
-    first = next(arrays)
-    second = next(arrays, first)
-    np.maximum(first, second, out=out)
-    for array in arrays:
-        np.maximum(out, array, out=out)
 
 
 def max_pool2d_forward(input, kernel_size, stride, padding, dilation, ceil_mode):
     """The largest so far, entry by entry of the window; who beats it is noted, and so the first of equals stays. Where
     no backward pass can follow (`recording`), nobody is noted; a zero may have another sign then."""
+    index = winner_dtype(kernel_size)
+    if lie_last(input):
+        windows = Windows(input.shape, kernel_size, stride, padding, dilation, ceil_mode)
+        output, winners = by_images.maxima(input, windows, index)
+        if winners is not None and not output.min(initial=np.inf) > -np.inf:
+            winners[...] = neutral.max_pool2d_forward(input, kernel_size, stride, padding, dilation, ceil_mode)[1][0]
+        return output, None if winners is None else (winners, input.shape)
     phases = Phases(input.shape, kernel_size, stride, padding, dilation, ceil_mode)
     x, shape = _planes(input), (*input.shape[:2], *phases.out)
     output = np.empty((len(x), *phases.out), x.dtype)
     if not recording.get():
-        run(lambda block: _maxima(x[block], phases, output[block]), phases.blocks)
+        run(lambda block: phases.reduce(np.maximum, x[block], -np.inf, output[block]), phases.blocks)
         return output.reshape(shape), None
-    index = winner_dtype(kernel_size)
     winners, numbers = np.empty(output.shape, index), np.arange(prod(kernel_size), dtype=index)
 
     def work(block: slice) -> None:
@@ -199,7 +161,7 @@ def max_pool2d_forward(input, kernel_size, stride, padding, dilation, ceil_mode)
             taps = zip(phases.slices(parts), numbers, strict=True)
         best, maxima = phases.outputs("numbers", len(planes), x.dtype)
         winner, entries = phases.outputs("winner", len(planes), index)
-        _largest(taps, best, winner)
+        largest(taps, best, winner)
         output[block], winners[block] = maxima, entries
         if not output[block].min() > -np.inf:  # a tie with the padding, or a NaN: as the neutral form has it
             args = (kernel_size, stride, padding, dilation, ceil_mode)
@@ -212,10 +174,12 @@ def max_pool2d_forward(input, kernel_size, stride, padding, dilation, ceil_mode)
 def max_pool2d_backward(grad_output, saved, needs, kernel_size, stride, padding, dilation, ceil_mode):
     """All of an output's gradient goes to the entry that won its window."""
     winner, shape = saved
-    whole = WHOLE_NUMBERS.get(grad_output.dtype.itemsize)
-    if whole is None:
+    if grad_output.dtype.itemsize not in WHOLE_NUMBERS:
         args = (kernel_size, stride, padding, dilation, ceil_mode)
         return neutral.max_pool2d_backward(grad_output, saved, needs, *args)
+    if lie_last(winner):
+        windows = Windows(shape, kernel_size, stride, padding, dilation, ceil_mode)
+        return (by_images.maxima_back(grad_output, winner, windows),)
     phases = Phases(shape, kernel_size, stride, padding, dilation, ceil_mode)
     g, winners = _planes(grad_output), _planes(winner)
     grad_input = np.empty((len(g), *shape[2:]), g.dtype)
@@ -226,15 +190,11 @@ def max_pool2d_backward(grad_output, saved, needs, kernel_size, stride, padding,
             phases.outputs(role, len(planes), x.dtype, clear=True) for role, x in (("numbers", g), ("winner", winners))
         )
         grads[...], entries[...] = g[block], winners[block]
-        won = scratch("gate", who.shape, np.bool_)
-        overlapping = phases.furthest > 0
-        parts = phases.empty(len(planes), g.dtype, clear=overlapping)
+        parts = phases.empty(len(planes), g.dtype, clear=phases.overlapping)
         for i, part in enumerate(phases.slices(parts)):
-            np.equal(who, i, out=won)
-            share = scratch("others", grad.shape, grad.dtype) if overlapping else part
-            share.view(whole)[...] = won.view(np.uint8)  # times the bits of g, so that no infinity becomes a NaN
-            np.multiply(share.view(whole), grad.view(whole), out=share.view(whole))
-            if overlapping:
+            share = scratch("others", grad.shape, grad.dtype) if phases.overlapping else part
+            share_of(i, who, grad, share)
+            if phases.overlapping:
                 np.add(part, share, out=part)
         phases.together(parts, planes)
 
@@ -267,6 +227,12 @@ def _windows(width: int, kernel_size: tuple[int, int], dtype: np.dtype) -> np.nd
 
 def avg_pool2d_forward(input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override):
     """The window's entries one after the other; where windows tile a small plane, a product with ones and zeros."""
+    if lie_last(input):
+        of_images = Windows(input.shape, kernel_size, stride, padding, (1, 1), ceil_mode)
+        divisor = neutral._divisor(
+            input, of_images.out, kernel_size, stride, padding, count_include_pad, divisor_override
+        )
+        return by_images.means(input, of_images, divisor), (divisor, input.shape, of_images)
     x = _planes(input)
     if tiled(input.shape[2:], kernel_size, stride, padding):
         windows, divisor = _windows(input.shape[3], kernel_size, x.dtype), divisor_override or prod(kernel_size)
@@ -274,7 +240,7 @@ def avg_pool2d_forward(input, kernel_size, stride, padding, ceil_mode, count_inc
         if output is not None:
             output /= divisor
             out = (h // k for h, k in zip(input.shape[2:], kernel_size, strict=True))
-            return output.reshape(*input.shape[:2], *out), (divisor, input.shape)
+            return output.reshape(*input.shape[:2], *out), (divisor, input.shape, None)
     phases = Phases(input.shape, kernel_size, stride, padding, (1, 1), ceil_mode)
     divisor = neutral._divisor(input, phases.out, kernel_size, stride, padding, count_include_pad, divisor_override)
     output = np.empty((len(x), *phases.out), x.dtype)
@@ -290,14 +256,16 @@ def avg_pool2d_forward(input, kernel_size, stride, padding, ceil_mode, count_inc
         np.divide(sums, divisor, out=output[block])
 
     run(work, phases.blocks)
-    return output.reshape(*input.shape[:2], *phases.out), (divisor, input.shape)
+    return output.reshape(*input.shape[:2], *phases.out), (divisor, input.shape, None)
 
 
 def avg_pool2d_backward(
     grad_output, saved, needs, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
 ):
     """Every entry of a window gets the same share of its output's gradient."""
-    divisor, shape = saved
+    divisor, shape, of_images = saved
+    if of_images is not None:
+        return (by_images.means_back(grad_output, of_images, divisor),)
     g = _planes(grad_output)
     if tiled(shape[2:], kernel_size, stride, padding):
         windows = _windows(shape[3], kernel_size, g.dtype)

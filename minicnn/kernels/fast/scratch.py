@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ...threads import pieces, run
+from .layout import IMAGES_LAST, lie_last
 
 LARGEST_KEPT = 40 << 20  # bytes; a larger array is not kept for the next who asks
 
@@ -32,7 +33,10 @@ def scratch(role: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
 
 
 def sum_of_maps(maps: np.ndarray) -> np.ndarray:
-    """(N, C, H, W) → (C,), a channel at a time."""
+    """(N, C, H, W) → (C,), a channel at a time; where images lie last, a product with ones."""
+    if lie_last(maps):
+        rows = maps.transpose(IMAGES_LAST).reshape(maps.shape[1], -1)
+        return rows @ np.ones(rows.shape[1], maps.dtype)
     sums = np.empty(maps.shape[1], maps.dtype)
 
     def add_up(channels: slice) -> None:

@@ -322,7 +322,7 @@ def _convolve(tiles: Tiles, x: np.ndarray, weight: np.ndarray, turned: bool, bia
 class Winograd:
     """One convolution's sizes, and its passes."""
 
-    name = "winograd"
+    name, images_last = "winograd", False
 
     @staticmethod
     def applies(weight_shape, stride, padding, dilation, groups) -> bool:
@@ -398,7 +398,9 @@ class Winograd:
         run(lambda part: np.matmul(whole[:, part].T, matrix, out=grad_weight[part]), pieces(o * c, PIECE // TILE**2))
         return grad_weight.reshape(weight.shape)
 
-    def scratch(self, backward: bool, needs: tuple[bool, ...], threads: int) -> tuple[list[tuple[int, str, int]], int]:
+    def scratch(
+        self, backward: bool, needs: tuple[bool, ...], threads: int, ordered: bool = False
+    ) -> tuple[list[tuple[int, str, int]], int]:
         """What a pass takes beside its arguments and results; as `Im2col.scratch`."""
         o, c, *_ = self.weight_shape
         passes = [self.turned] * needs[0] + [self.sums] * needs[1] if backward else [self.tiles]
