@@ -14,9 +14,10 @@ import heapq
 import itertools
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ContextDecorator, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import lru_cache
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -212,13 +213,21 @@ def current_path() -> str:
 # -------------------------------------------------------------------------------------------------- contexts
 
 
-@contextmanager
-def _set(variable: ContextVar, value: Any) -> Iterator[Any]:
-    token = variable.set(value)
-    try:
-        yield value
-    finally:
-        variable.reset(token)
+class _set(ContextDecorator):
+    """A context variable's value while a `with`, or a function that is decorated, lasts."""
+
+    def __init__(self, variable: ContextVar, value: Any):
+        self.variable, self.value = variable, value
+
+    def __enter__(self) -> Any:
+        self.token = self.variable.set(self.value)
+        return self.value
+
+    def __exit__(self, *_: object) -> None:
+        self.variable.reset(self.token)
+
+    def _recreate_cm(self) -> _set:  # a decorated function may call itself
+        return _set(self.variable, self.value)
 
 
 def no_grad():
@@ -319,14 +328,19 @@ def _implementation(op: Op, arrays: tuple[Array | None, ...]) -> tuple[Callable,
     threads.hold_blas()
     allocator.keep_freed_memory()
     given = [x for x in arrays if x is not None]
-    if not all(isinstance(x, np.ndarray) for x in given):  # host: the fast kernels are NumPy's
-        room: ModuleType | None = cut
-    else:
-        room = use_kernels.rooms[_kernels.get()] if all(x.dtype.kind == "f" for x in given) else None
-    names = op.forward.__name__, op.backward.__name__
-    if room is None or not (hasattr(room, names[0]) and hasattr(room, names[1])):
-        return op.forward, op.backward
-    return getattr(room, names[0]), getattr(room, names[1])
+    room: ModuleType | None = None
+    if not all(issubclass(kind, np.ndarray) for kind in {*map(type, given)}):  # the fast kernels are NumPy's
+        room = cut
+    elif {x.dtype.kind for x in given} == {"f"}:
+        room = use_kernels.rooms[_kernels.get()]
+    return _passes(op, room)
+
+
+@lru_cache(1024)
+def _passes(op: Op, room: ModuleType | None) -> tuple[Callable, Callable]:
+    """An operation's forward and backward in a room, or its own where the room has not both."""
+    forward, backward = (getattr(room, kernel.__name__, None) for kernel in (op.forward, op.backward))
+    return (op.forward, op.backward) if forward is None or backward is None else (forward, backward)
 
 
 # --------------------------------------------------------------------------------------------------- tensors

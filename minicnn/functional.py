@@ -130,6 +130,9 @@ def _floating(name: str, argument: str, t: Tensor | Array) -> None:
 
 def _same_dtype(name: str, **arguments: Tensor | Array | None) -> None:
     """Layers do not widen silently: a float64 image in a float32 network is an error that says so."""
+    dtypes = [t.dtype for t in arguments.values() if t is not None]
+    if dtypes[0].kind in "fc" and dtypes.count(dtypes[0]) == len(dtypes):
+        return
     found = {k: t for k, t in arguments.items() if t is not None}
     (first, reference), *others = found.items()
     for argument, t in found.items():

@@ -12,8 +12,7 @@ import itertools
 import os
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from contextvars import copy_context
 from functools import cache, partial
 from importlib.util import find_spec
@@ -183,15 +182,18 @@ def run(work: Callable[[Part], Any], parts: Sequence[Part]) -> None:
             del first
 
 
-@contextmanager
-def alone(condition: bool = True) -> Iterator[None]:
+class alone:
     """Inside, if so, `run` keeps all parts on this thread: parts of parts, and what a helper would be late for."""
-    before = getattr(_inside, "busy", False)
-    _inside.busy = before or condition
-    try:
-        yield
-    finally:
-        _inside.busy = before
+
+    def __init__(self, condition: bool = True):
+        self.condition = condition
+
+    def __enter__(self) -> None:
+        self.before = getattr(_inside, "busy", False)
+        _inside.busy = self.before or self.condition
+
+    def __exit__(self, *_: object) -> None:
+        _inside.busy = self.before
 
 
 def _borrow(wanted: int) -> list[_Helper]:

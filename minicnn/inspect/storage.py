@@ -187,7 +187,7 @@ def scratch(node: Node, backward: bool) -> tuple[dict[tuple[int, str, Any], int]
         if backward:
             passes = fast_conv.plan_of_gradients(node.needs, *arguments, **node.params)
         for algorithm, needs in passes:
-            arrays, more = algorithm.scratch(backward, needs, 1 if fast_conv.is_short(chosen) else workers, ordered)
+            arrays, more = algorithm.scratch(backward, needs, 1 if chosen.short else workers, ordered)
             others = max(others, more)
             for thread, role, numbers in arrays:
                 key = thread, role, dtype

@@ -97,10 +97,10 @@ class Module:
             kind[name] = value
 
     def __getattr__(self, name: str) -> Any:  # asked only where normal look-up finds nothing
+        own = self.__dict__
         for registry in ("_parameters", "_buffers", "_modules"):
-            entries = self.__dict__.get(registry, {})
-            if name in entries:
-                return entries[name]
+            if registry in own and name in own[registry]:
+                return own[registry][name]
         raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
 
     def __delattr__(self, name: str) -> None:

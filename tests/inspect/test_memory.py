@@ -269,7 +269,7 @@ def test_nothing_is_computed():
     memory(model, (64, 3, 224, 224))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 1e6
+    assert peak < 4e6  # a few for how convolutions are cut, which is kept; the network takes gigabytes
 
 
 def test_modes_are_put_back():

@@ -249,9 +249,9 @@ def test_deep_layers_take_winograd_and_others_cannot():
 def two_algorithms(monkeypatch):
     """The weight's gradient by im2col, all else by Winograd."""
     monkeypatch.setattr(Winograd, "cost", lambda self, of_weight=False: np.inf if of_weight else 0.0)
-    conv._fastest.cache_clear()
+    conv.choice.cache_clear()
     yield
-    conv._fastest.cache_clear()
+    conv.choice.cache_clear()
 
 
 @pytest.mark.usefixtures("two_algorithms")

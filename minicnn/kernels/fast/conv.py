@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from contextvars import ContextVar
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
 from ...threads import alone
-from .im2col import SHORT, Im2col
+from .im2col import Im2col
 from .winograd import Winograd
 
 ALGORITHMS = (Im2col.name, Winograd.name)
@@ -30,44 +31,49 @@ def algorithms(input_shape, weight_shape, dtype, stride, padding, dilation, grou
     return {Im2col.name: general, Winograd.name: Winograd(input_shape, weight_shape, dtype, padding)}
 
 
+class Choice(NamedTuple):
+    """The algorithms for a convolution by name, the one that should take least time, and that for the gradient of the
+    weight, which may be another."""
+
+    able: dict[str, Im2col | Winograd]
+    fastest: Im2col | Winograd
+    fastest_of_weight: Im2col | Winograd
+
+    def or_forced(self, algorithm: Im2col | Winograd) -> Im2col | Winograd:
+        name = forced.get()
+        return algorithm if name is None else self.able.get(name, self.able[Im2col.name])
+
+
+@lru_cache(256)  # networks have a hundred; large ones keep some 100 kB each
+def choice(input_shape, weight_shape, dtype, stride, padding, dilation, groups) -> Choice:
+    """Once for these shapes: how an algorithm cuts its work depends on nothing else."""
+    able = algorithms(input_shape, weight_shape, dtype, stride, padding, dilation, groups)
+    fastest = (min(able.values(), key=lambda algorithm: algorithm.cost(of_weight)) for of_weight in (False, True))
+    return Choice(able, *fastest)
+
+
 def plan(input_shape, weight_shape, dtype, stride, padding, dilation, groups) -> Im2col | Winograd:
     """The algorithm for a convolution of these shapes, ready to run `forward` and `backward`."""
-    sizes = input_shape, weight_shape, dtype, stride, padding, dilation, groups
-    return _chosen(algorithms(*sizes), False, sizes)
-
-
-def _chosen(able: dict[str, Im2col | Winograd], of_weight: bool, sizes: tuple) -> Im2col | Winograd:
-    return able.get(forced.get() or _fastest(of_weight, *sizes), able[Im2col.name])
-
-
-@lru_cache(1024)
-def _fastest(of_weight: bool, *sizes) -> str:
-    """The name of the algorithm that should take least time; for the gradient `of_weight` it may be another."""
-    return min(algorithms(*sizes).values(), key=lambda algorithm: algorithm.cost(of_weight)).name
+    found = choice(input_shape, weight_shape, dtype, stride, padding, dilation, groups)
+    return found.or_forced(found.fastest)
 
 
 def plan_of_gradients(
     needs: Needs, input_shape, weight_shape, dtype, stride, padding, dilation, groups
 ) -> list[tuple[Im2col | Winograd, Needs]]:
     """Which algorithms make the gradients that are needed, of input, weight and bias, and which of them each."""
-    sizes = input_shape, weight_shape, dtype, stride, padding, dilation, groups
-    able = algorithms(*sizes)
-    of_input, of_weight = _chosen(able, False, sizes), _chosen(able, True, sizes)
+    found = choice(input_shape, weight_shape, dtype, stride, padding, dilation, groups)
+    of_input, of_weight = found.or_forced(found.fastest), found.or_forced(found.fastest_of_weight)
     if of_input is of_weight:
         return [(of_input, needs)]
     parts = (of_input, (needs[0], False, needs[2])), (of_weight, (False, needs[1], False))
     return [(algorithm, some) for algorithm, some in parts if True in some]
 
 
-def is_short(chosen: Im2col | Winograd) -> bool:
-    """Whether a second thread would not be worth waking."""
-    return chosen.cost() < SHORT
-
-
 def conv2d_forward(input, weight, bias, stride, padding, dilation, groups):
     dtype = np.result_type(input, weight)
     chosen = plan(input.shape, weight.shape, dtype, stride, padding, dilation, groups)
-    with alone(is_short(chosen)):
+    with alone(chosen.short):
         return chosen.forward(input, weight, bias), (input, weight)
 
 
@@ -76,7 +82,7 @@ def conv2d_backward(grad_output, saved, needs, stride, padding, dilation, groups
     sizes = input.shape, weight.shape, np.result_type(input, weight), stride, padding, dilation, groups
     grads: list[np.ndarray | None] = [None, None, None]
     passes = plan_of_gradients(tuple(needs), *sizes)
-    with alone(all(is_short(algorithm) for algorithm, _ in passes)):
+    with alone(all(algorithm.short for algorithm, _ in passes)):
         for algorithm, some in passes:
             made = algorithm.backward(grad_output, input, weight, some)
             grads = [new if need else old for new, old, need in zip(made, grads, some, strict=True)]

@@ -80,7 +80,7 @@ class Im2col:
             and 2 * self.n * self.channels * self.taps * self.out[1] <= SMALL
         )
         self.least_blocks = 2 if self.small or self.images_last else LEAST_BLOCKS
-        self.short = self.cost() < SHORT
+        self.short = self.cost() < SHORT  # then a second thread is not worth waking
 
         # The weight's gradient is made as (groups, K, O/groups), and turned about at the end.
         filters = self.filters // groups

@@ -46,7 +46,7 @@ from math import prod
 import numpy as np
 
 from ...threads import each, pieces, portions, run, wide_blas
-from .im2col import UNPACKED, parts_of_row, total
+from .im2col import SHORT, UNPACKED, parts_of_row, total
 from .scratch import scratch, sum_of_maps
 
 # fmt: off
@@ -335,6 +335,7 @@ class Winograd:
         self.input_shape, self.weight_shape, self.dtype, self.padding = input_shape, weight_shape, dtype, padding
         self.filters, self.channels, r, _ = weight_shape
         self.out = tuple(s + 2 * p - r + 1 for s, p in zip(input_shape[2:], padding, strict=True))
+        self.short = self.cost() < SHORT
 
     def cost(self, of_weight: bool = False) -> float:
         """An estimate as `Im2col.cost`; the gradient `of_weight` takes longer, where ∂L/∂U leaves the cache."""
