@@ -136,16 +136,15 @@ def beside(x: Array) -> AbstractContextManager[Any]:
     results there, wherever its operands are. So whatever computes on an array, copies it or makes one beside it (views
     and `to_host` need no care) does so inside; for operations and their backward passes the engine has seen to it.
     """
-    return _HERE if array_module(x) is np else x.device
+    return _HERE if type(x) is np.ndarray or array_module(x) is np else x.device
 
 
 def computing(*arrays: Array | None) -> AbstractContextManager[Any]:
     """What the engine puts around a kernel: `beside` the first of its `arrays` and, as on a GPU, without warnings."""
-    for x in arrays:
-        if x is not None and type(x) is not np.ndarray and array_module(x) is not np:
-            return x.device
-        if x is not None:
-            break
+    if not {*map(type, arrays)} <= _OF_THE_HOST:
+        first = next(x for x in arrays if x is not None)
+        if array_module(first) is not np:
+            return first.device
     return np.errstate(all="ignore")  # log 0 is −inf, and who must not have it looks for it
 
 

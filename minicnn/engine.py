@@ -135,10 +135,9 @@ class Node:
             raise RuntimeError(
                 f"backward of {self.label} returned {len(grads)} gradients for {len(self.inputs)} inputs"
             )
-        out: list[Array | None] = []
+        out: list[Array | None] = [None] * len(grads)
         for i, (grad, source, need) in enumerate(zip(grads, self.inputs, self.needs, strict=True)):
             if not need or source is None:
-                out.append(None)
                 continue
             if grad is None:
                 raise RuntimeError(f"backward of {self.label} returned no gradient for input {i}, which needs one")
@@ -148,7 +147,7 @@ class Node:
                     f"backward of {self.label} returned a gradient of shape {grad.shape} for input {i} of shape "
                     f"{source.shape}: a gradient has the shape of what it is the gradient of"
                 )
-            out.append(grad if grad.dtype == source.dtype else grad.astype(source.dtype))
+            out[i] = grad if grad.dtype == source.dtype else grad.astype(source.dtype)
         return tuple(out)
 
     @property
@@ -323,17 +322,13 @@ class use_kernels:
         _convolution.set(convolution)
 
 
-def _implementation(op: Op, arrays: tuple[Array | None, ...]) -> tuple[Callable, Callable]:
-    """The forward and backward that the current choice of kernels gives `op` on these arrays."""
+def _implementation(op: Op, on_host: bool, kinds: set[str]) -> tuple[Callable, Callable]:
+    """The forward and backward that the current choice of kernels gives `op` on arrays of these kinds of numbers."""
     threads.hold_blas()
     allocator.keep_freed_memory()
-    given = [x for x in arrays if x is not None]
-    room: ModuleType | None = None
-    if not all(issubclass(kind, np.ndarray) for kind in {*map(type, given)}):  # the fast kernels are NumPy's
-        room = cut
-    elif {x.dtype.kind for x in given} == {"f"}:
-        room = use_kernels.rooms[_kernels.get()]
-    return _passes(op, room)
+    if not on_host:  # the fast kernels are NumPy's
+        return _passes(op, cut)
+    return _passes(op, use_kernels.rooms[_kernels.get()] if kinds == {"f"} else None)
 
 
 @lru_cache(1024)
@@ -555,18 +550,20 @@ def apply(op: Op, *inputs: Tensor | None, **params: Any) -> Tensor:
 
 def apply_with_saved(op: Op, *inputs: Tensor | None, **params: Any) -> tuple[Tensor, Any]:
     """`apply`, and what the forward kernel saved (None in a dry run)."""
-    arrays = tuple(None if t is None else t.data for t in inputs)
-    for x in arrays:
-        if x is not None and x.dtype.kind not in "fc":
-            raise TypeError(
-                f"{_label(op)}: an input is {x.dtype}, and only floating-point numbers have gradients. "
-                "Convert it first, for instance with .to(dtype='float32')"
-            )
-    xp = np if _dry_run.get() else backend.common_module(lambda: _label(op), *arrays)  # shapes have none
-    kernels = _implementation(op, arrays)
+    arrays = [None if t is None else t.data for t in inputs]
+    kinds = {x.dtype.kind for x in arrays if x is not None}
+    if not kinds <= {"f", "c"}:
+        wrong = next(x.dtype for x in arrays if x is not None and x.dtype.kind not in "fc")
+        raise TypeError(
+            f"{_label(op)}: an input is {wrong}, and only floating-point numbers have gradients. "
+            "Convert it first, for instance with .to(dtype='float32')"
+        )
+    dry = _dry_run.get()
+    xp = np if dry else backend.common_module(lambda: _label(op), *arrays)  # shapes have none
+    kernels = _implementation(op, xp is np, kinds)
     record = recording.get()
-    needs = tuple(record and t is not None and t._requires_grad for t in inputs)
-    if _dry_run.get():
+    needs = tuple([record and t is not None and t._requires_grad for t in inputs])
+    if dry:
         if op.shape is None:  # one of the user's own: what comes out of zeros has the shape
             zeros = (None if x is None else np.zeros(x.shape, dtype=x.dtype) for x in arrays)
             with np.errstate(all="ignore"):
@@ -593,7 +590,7 @@ def apply_with_saved(op: Op, *inputs: Tensor | None, **params: Any) -> tuple[Ten
 
 def _as_array(x: Any, xp: ModuleType) -> Array:
     """What a kernel returned, as an array: NumPy makes scalars of 0-d results, a user's kernel may return a number."""
-    return x if backend.is_array(x) and not isinstance(x, np.generic) else xp.asarray(x)
+    return x if type(x) is np.ndarray or (backend.is_array(x) and not isinstance(x, np.generic)) else xp.asarray(x)
 
 
 def _label(op: Op) -> str:

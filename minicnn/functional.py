@@ -85,6 +85,8 @@ def pair(
     """An int, a pair, a one-element tuple, or (where there is a `default`) None or an empty tuple."""
     if type(value) is tuple and [*map(type, value)] == [int, int] and min(value) >= least:  # as layers keep it
         return value
+    if type(value) is int and value >= least:
+        return value, value
     if value is None or (isinstance(value, Sequence) and len(value) == 0):
         if default is None:
             raise ValueError(f"{located(name)}: {argument} is missing")

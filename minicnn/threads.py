@@ -14,7 +14,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextvars import copy_context
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from importlib.util import find_spec
 from typing import Any, TypeVar
 
@@ -213,13 +213,14 @@ def _borrow(wanted: int) -> list[_Helper]:
     return helpers
 
 
-def pieces(total: int, most: int, even: bool = False) -> list[slice]:
+@lru_cache(1024)
+def pieces(total: int, most: int, even: bool = False) -> tuple[slice, ...]:
     """0 to `total` in slices of about the same length, none longer than `most` (or 1); if there are a few, an `even`
     number of them, so that two threads take as many each."""
     count = max(-(-total // max(most, 1)), 1)
     if even and 1 < count < min(total, 8):
         count += count % 2
-    return [slice(i * total // count, (i + 1) * total // count) for i in range(count)]
+    return tuple(slice(i * total // count, (i + 1) * total // count) for i in range(count))
 
 
 def portions(items: list[Part], most: int) -> list[list[Part]]:

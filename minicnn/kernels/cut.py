@@ -8,13 +8,15 @@ made.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from .. import backend
 from ..backend import Array, array_module
 from ..threads import pieces
 from . import conv
 
 
-def _blocks(input: Array, weight: Array, stride, padding, dilation) -> list[slice]:
+def _blocks(input: Array, weight: Array, stride, padding, dilation) -> Sequence[slice]:
     """Images whose columns fit the bound, as evenly as can be."""
     n, channels, *size = input.shape
     kernel = weight.shape[2:]

@@ -145,8 +145,9 @@ class Im2col:
 
     def extent(self, block: Block) -> tuple[int, int, int]:
         """Images, rows, and windows of a block."""
-        n, rows = (part.stop - part.start for part in block)
-        return n, rows, n * rows * self.out[1]
+        images, rows = block
+        n, high = images.stop - images.start, rows.stop - rows.start
+        return n, high, n * high * self.out[1]
 
     # ------------------------------------------------------------------------------------------------- the columns
 
@@ -183,12 +184,12 @@ class Im2col:
 
     def add_back(self, columns: np.ndarray, sums: np.ndarray, rows: slice) -> None:
         """col2im of some channels and rows of windows, added to `sums` (n, c, H, W), borders included."""
-        (sh, sw), (dh, dw), out_w = self.stride, self.dilation, self.out[1]
-        for i in range(self.kernel[0]):
-            for j in range(self.kernel[1]):
-                down = slice(i * dh + sh * rows.start, i * dh + sh * (rows.stop - 1) + 1, sh)
-                taken = sums[:, :, down, j * dw : j * dw + sw * (out_w - 1) + 1 : sw].transpose(self.order)
-                taken += columns.reshape(-1, *self.kernel, *taken.shape[1:])[:, i, j]
+        windows = sliding_windows(sums, self.kernel, self.stride, self.dilation)[:, :, rows]
+        windows = windows.transpose(4, 5, *self.order)
+        columns = columns.reshape(-1, *self.kernel, *windows.shape[3:]).transpose(1, 2, 0, 3, 4, 5)
+        for of_row, columns_of_row in zip(windows, columns, strict=True):
+            for entries, given in zip(of_row, columns_of_row, strict=True):
+                entries += given  # one entry of all windows: no place twice
 
     def sums_of_all(self, grad_input: np.ndarray) -> np.ndarray | None:
         """Where images lie last, the zeros to which all blocks add what belongs to the input's gradient: itself, or a

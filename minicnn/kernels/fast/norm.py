@@ -9,6 +9,7 @@ Sums over a channel are dot products (with ones for the mean), which BLAS comput
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 from typing import Any
 
@@ -45,7 +46,7 @@ def _restored(columns: np.ndarray, like: np.ndarray, last: bool = False) -> np.n
     return np.ascontiguousarray(columns[0].T) if like.ndim == 2 else columns.reshape(like.shape)
 
 
-def blocks(shape: tuple[int, int, int]) -> list[slice]:
+def blocks(shape: tuple[int, int, int]) -> Sequence[slice]:
     """Channels of (N, C, L) whose numbers fit into two pieces; two blocks at least, if all are more than a piece."""
     images, channels, length = shape
     most = 2 * PIECE // max(images * length, 1)  # the passes over a block are many, and threads wait between them

@@ -101,6 +101,9 @@ class Phases(Windows):
         return flat[: len(flat) - self.furthest], grid[:, : self.out[0], : self.out[1]]
 
 
+_windows, _phases = lru_cache(256)(Windows), lru_cache(256)(Phases)  # once for the sizes of a layer
+
+
 def _shifts(arrays: dict[Any, np.ndarray], taps: list[tuple[Any, int]]) -> Iterator[np.ndarray]:
     """Each tap's array, from where it begins on; of one length."""
     furthest = max(offset for _, offset in taps)
@@ -139,12 +142,12 @@ def max_pool2d_forward(input, kernel_size, stride, padding, dilation, ceil_mode)
     no backward pass can follow (`recording`), nobody is noted; a zero may have another sign then."""
     index = winner_dtype(kernel_size)
     if lie_last(input):
-        windows = Windows(input.shape, kernel_size, stride, padding, dilation, ceil_mode)
+        windows = _windows(input.shape, kernel_size, stride, padding, dilation, ceil_mode)
         output, winners = by_images.maxima(input, windows, index)
         if winners is not None and not output.min(initial=np.inf) > -np.inf:
             winners[...] = neutral.max_pool2d_forward(input, kernel_size, stride, padding, dilation, ceil_mode)[1][0]
         return output, None if winners is None else (winners, input.shape)
-    phases = Phases(input.shape, kernel_size, stride, padding, dilation, ceil_mode)
+    phases = _phases(input.shape, kernel_size, stride, padding, dilation, ceil_mode)
     x, shape = _planes(input), (*input.shape[:2], *phases.out)
     output = np.empty((len(x), *phases.out), x.dtype)
     if not recording.get():
@@ -178,9 +181,9 @@ def max_pool2d_backward(grad_output, saved, needs, kernel_size, stride, padding,
         args = (kernel_size, stride, padding, dilation, ceil_mode)
         return neutral.max_pool2d_backward(grad_output, saved, needs, *args)
     if lie_last(winner):
-        windows = Windows(shape, kernel_size, stride, padding, dilation, ceil_mode)
+        windows = _windows(shape, kernel_size, stride, padding, dilation, ceil_mode)
         return (by_images.maxima_back(grad_output, winner, windows),)
-    phases = Phases(shape, kernel_size, stride, padding, dilation, ceil_mode)
+    phases = _phases(shape, kernel_size, stride, padding, dilation, ceil_mode)
     g, winners = _planes(grad_output), _planes(winner)
     grad_input = np.empty((len(g), *shape[2:]), g.dtype)
 
@@ -219,7 +222,7 @@ def tiled(size: tuple[int, int], kernel_size, stride, padding) -> bool:
 
 
 @lru_cache(maxsize=16)
-def _windows(width: int, kernel_size: tuple[int, int], dtype: np.dtype) -> np.ndarray:
+def _tiling(width: int, kernel_size: tuple[int, int], dtype: np.dtype) -> np.ndarray:
     """(kh·W, out_w): 1 where an entry of the kh rows is in the window."""
     kh, kw = kernel_size
     return np.tile(np.kron(np.eye(width // kw, dtype=dtype), np.ones((kw, 1), dtype)), (kh, 1))
@@ -228,20 +231,20 @@ def _windows(width: int, kernel_size: tuple[int, int], dtype: np.dtype) -> np.nd
 def avg_pool2d_forward(input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override):
     """The window's entries one after the other; where windows tile a small plane, a product with ones and zeros."""
     if lie_last(input):
-        of_images = Windows(input.shape, kernel_size, stride, padding, (1, 1), ceil_mode)
+        of_images = _windows(input.shape, kernel_size, stride, padding, (1, 1), ceil_mode)
         divisor = neutral._divisor(
             input, of_images.out, kernel_size, stride, padding, count_include_pad, divisor_override
         )
         return by_images.means(input, of_images, divisor), (divisor, input.shape, of_images)
     x = _planes(input)
     if tiled(input.shape[2:], kernel_size, stride, padding):
-        windows, divisor = _windows(input.shape[3], kernel_size, x.dtype), divisor_override or prod(kernel_size)
+        windows, divisor = _tiling(input.shape[3], kernel_size, x.dtype), divisor_override or prod(kernel_size)
         output = _product(x.reshape(-1, len(windows)), windows)
         if output is not None:
             output /= divisor
             out = (h // k for h, k in zip(input.shape[2:], kernel_size, strict=True))
             return output.reshape(*input.shape[:2], *out), (divisor, input.shape, None)
-    phases = Phases(input.shape, kernel_size, stride, padding, (1, 1), ceil_mode)
+    phases = _phases(input.shape, kernel_size, stride, padding, (1, 1), ceil_mode)
     divisor = neutral._divisor(input, phases.out, kernel_size, stride, padding, count_include_pad, divisor_override)
     output = np.empty((len(x), *phases.out), x.dtype)
 
@@ -268,11 +271,11 @@ def avg_pool2d_backward(
         return (by_images.means_back(grad_output, of_images, divisor),)
     g = _planes(grad_output)
     if tiled(shape[2:], kernel_size, stride, padding):
-        windows = _windows(shape[3], kernel_size, g.dtype)
+        windows = _tiling(shape[3], kernel_size, g.dtype)
         grad_input = _product(g.reshape(-1, windows.shape[1]), (windows / g.dtype.type(divisor)).T)
         if grad_input is not None:
             return (grad_input.reshape(shape),)
-    phases = Phases(shape, kernel_size, stride, padding, (1, 1), ceil_mode)
+    phases = _phases(shape, kernel_size, stride, padding, (1, 1), ceil_mode)
     grad_input = np.empty((len(g), *shape[2:]), g.dtype)
 
     def work(block: slice) -> None:

@@ -6,7 +6,7 @@ so manyeth row of the map, from row i and column j on. So a pass over the window
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from math import prod
 
 import numpy as np
@@ -36,9 +36,9 @@ class Windows:
             for of, o, s in zip(self.starts, self.out, stride, strict=True)
         )
 
-    def blocks_by_images(self) -> list[slice]:
+    def blocks_by_images(self) -> Sequence[slice]:
         """Channels of (C, H, W, N) that are a piece."""
-        return pieces(self.shape[1], PIECE // max(prod(self.seen) * self.shape[0], 1)) if self.shape[1] else []
+        return pieces(self.shape[1], PIECE // max(prod(self.seen) * self.shape[0], 1)) if self.shape[1] else ()
 
     def _inside(self) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
         """What windows see of planes (P, H, W, *): where it lies among the border, and in the planes."""

@@ -39,7 +39,7 @@ why M̂ has its filters side by side.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
 from math import prod
 
@@ -129,7 +129,7 @@ class Tiles:
         """How many channels or filters a transform works on at a time."""
         return PIECE // (TILE**2 * prod(self.size(block)))
 
-    def parts(self, total: int, block: Block) -> list[slice]:
+    def parts(self, total: int, block: Block) -> Sequence[slice]:
         """All channels or filters for a transform; a shared block's are divided among threads."""
         most = self.at_once(block)
         return pieces(total, min(most, -(-total // LEAST_BLOCKS)), even=True) if self.shared else pieces(total, most)
@@ -141,11 +141,11 @@ class Tiles:
             most = min(most, -(-prod(self.size(block)) // LEAST_BLOCKS))
         return self._cut(max(most, 1), block)
 
-    def products(self) -> list[slice]:
+    def products(self) -> Sequence[slice]:
         """The 36, a shared block's in parts that threads take."""
         return pieces(TILE**2, 6 if self.shared else TILE**2)
 
-    def some_filters(self, block: Block) -> list[slice]:
+    def some_filters(self, block: Block) -> Sequence[slice]:
         """A shared block's filters, for threads to take; where it pays, so few that the products are not packed: not
         with rows of V that lie 512 bytes apart, as then they fall on each other in the cache."""
         tiles, most = prod(self.size(block)), -(-self.filters // LEAST_BLOCKS)
@@ -445,5 +445,5 @@ class Winograd:
                 yield thread, role, numbers
 
 
-def _longest(parts: list[slice]) -> int:
+def _longest(parts: Sequence[slice]) -> int:
     return max(part.stop - part.start for part in parts)
