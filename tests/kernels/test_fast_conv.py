@@ -29,7 +29,7 @@ SIZES = {
         "NUMBERS": (1, 300, 1 << 18), "LEAST_COLUMNS": (1, 7, 192), "LEAST_BLOCKS": (1, 4), "SUMS": (1, 3, 8),
         "SUM_NUMBERS": (1, 1 << 18), "SMALL": (0, 1 << 21), "UNPACKED": (1, 100, 10**6), "LEAST_LENGTH": (1, 5, 64),
         "TINY": (0, 512), "FEW_FILTERS": (0, 64), "MANY_WINDOWS": (0, 4096), "wide_blas": WIDE_OR_NOT,
-        "FEW_CHANNELS": (0, 8), "SMALL_MAP": (50, 1024), "SHORT": (0, 3e5), "MANY_IMAGES": (2, 16),
+        "FEW_CHANNELS": (0, 8), "SMALL_MAP": (50, 1024), "SHORT": (0, 3e5), "MANY_IMAGES": (2, 16), "COPIES": (0, 0.8),
     },
     layout: {"MANY_IMAGES": (2, 16)},
     winograd: {

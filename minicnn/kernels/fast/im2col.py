@@ -43,6 +43,7 @@ WHOLE = 1.5  # times as many columns as fit may an image have before it is cut: 
 LEAST_BLOCKS = 4  # with fewer, threads share each block
 SMALL = 1 << 21  # numbers in all columns: two blocks then, as short calls spend their time waiting for Python's lock
 FEW_CHANNELS, SMALL_MAP = 8, 32 * 32  # at most, for images to lie last, unless a row's columns are too many
+COPIES = 0.8  # of numbers take as long as to add one
 SHORT = 3e5  # nanoseconds on one core; as much again is Python's, and threads take turns with its lock
 SUMS = 8  # partial sums of the weight's gradient, at most
 SUM_NUMBERS = 1 << 18  # in all of them, unless two alone have more
@@ -79,6 +80,9 @@ class Im2col:
             and prod(self.out) <= SMALL_MAP
             and 2 * self.n * self.channels * self.taps * self.out[1] <= SMALL
         )
+        (kh, kw), wide = self.kernel, self.size[1] + 2 * padding[1]
+        copies, sums = self.filters * kw * wide, self.channels * kh * (kw * self.out[1] - wide)
+        self.by_rows = self.images_last and COPIES * copies < sums
         self.least_blocks = 2 if self.small or self.images_last else LEAST_BLOCKS
         self.short = self.cost() < SHORT  # then a second thread is not worth waking
 
@@ -191,6 +195,49 @@ class Im2col:
             for entries, given in zip(of_row, columns_of_row, strict=True):
                 entries += given  # one entry of all windows: no place twice
 
+    def give_back(
+        self, part: Part, block: Block, w: np.ndarray, grad: np.ndarray, grad_input: np.ndarray,
+        summed: np.ndarray | None,
+    ) -> None:  # fmt: skip
+        """Some channels of the input's gradient that belong to a block of ∂L/∂y, (groups, O/groups, windows)."""
+        (images, rows), (n, _, count), (channels, groups, of_group) = block, self.extent(block), part
+        k = slice(of_group.start * self.taps, of_group.stop * self.taps)
+        back = w[groups, :, k].transpose(0, 2, 1)
+        if self.pointwise and n == 1:
+            of_image = grad_input[images.start].reshape(self.groups, -1, prod(self.size))
+            span = slice(rows.start * self.out[1], rows.start * self.out[1] + count)
+            multiply(back, grad, of_image[groups, of_group, span])
+            return
+        columns = scratch("columns", (len(grad), k.stop - k.start, count), self.dtype)
+        multiply(back, grad, columns)
+        if summed is not None:
+            self.add_back(columns, summed[:, channels], rows)
+            return
+        sums = self.bordered("padded", n, channels.stop - channels.start)
+        sums.fill(0)
+        self.add_back(columns, sums, rows)
+        grad_input[images, channels] = self.inner(sums)
+
+    def give_back_rows(self, part: Part, block: Block, w: np.ndarray, grad: np.ndarray, summed: np.ndarray) -> None:
+        """The same where images lie last and filters are few: ∂L/∂y is laid beside itself once for each column of the
+        kernel, so far along the rows. Then a product is all that a row of windows gives through a row of the kernel,
+        and there are kh of them to add, not kh·kw."""
+        (_, rows), (n, high, _), (channels, groups, of_group) = block, self.extent(block), part
+        (kh, kw), (dh, dw), wide = self.kernel, self.dilation, self.size[1] + 2 * self.padding[1]
+        reach = dw * (kw - 1)  # wide = out_w + reach
+        padded = scratch("padded", (*grad.shape[:2], high, wide + reach, n), self.dtype)
+        padded.fill(0)
+        padded[:, :, :, reach:wide] = grad.reshape(*grad.shape[:2], high, -1, n)
+        beside = scratch("beside", (*grad.shape[:2], kw, high, wide, n), self.dtype)
+        for j in range(kw):
+            beside[:, :, j] = padded[:, :, :, reach - j * dw : reach - j * dw + wide]
+        kernels = w.reshape(*w.shape[:2], -1, kh, kw)[groups, :, of_group].transpose(0, 2, 3, 1, 4)
+        back = scratch("columns", (len(grad), kernels.shape[1] * kh, high * wide * n), self.dtype)
+        multiply(kernels.reshape(len(grad), -1, grad.shape[1] * kw), beside.reshape(len(grad), -1, back.shape[2]), back)
+        maps, of_rows = summed.transpose(IMAGES_LAST)[channels], back.reshape(-1, kh, high, wide, n)
+        for i in range(kh):
+            maps[:, rows.start + i * dh : rows.stop + i * dh] += of_rows[:, i]
+
     def sums_of_all(self, grad_input: np.ndarray) -> np.ndarray | None:
         """Where images lie last, the zeros to which all blocks add what belongs to the input's gradient: itself, or a
         scratch array with its borders."""
@@ -272,7 +319,7 @@ class Im2col:
         shared = len(shares) == 1
 
         def pass_through(share: int, block: Block) -> None:
-            (images, rows), (n, _, count) = block, self.extent(block)
+            (images, rows), (_, _, count) = block, self.extent(block)
             grad = self.matrix(grad_output, block)  # ∂L/∂y, (groups, O/groups, windows)
             if grad is None:
                 arranged = scratch("product", (self.filters, count), self.dtype)
@@ -294,23 +341,10 @@ class Im2col:
                         sum_over_windows(columns, grad[groups], of_weight[share][groups, k], first)
                     else:
                         sum_over_windows(grad[groups], columns, of_weight[share][groups, :, k], first)
-                if grad_input is None:
-                    return
-                back = w[groups, :, k].transpose(0, 2, 1)
-                if self.pointwise and n == 1:
-                    of_image = grad_input[images.start].reshape(self.groups, -1, prod(self.size))
-                    span = slice(rows.start * self.out[1], rows.start * self.out[1] + count)
-                    multiply(back, grad[groups], of_image[groups, of_group, span])
-                else:
-                    columns = scratch("columns", (groups.stop - groups.start, k.stop - k.start, count), self.dtype)
-                    multiply(back, grad[groups], columns)
-                    if summed is not None:
-                        self.add_back(columns, summed[:, channels], rows)
-                        return
-                    sums = self.bordered("padded", n, channels.stop - channels.start)
-                    sums.fill(0)
-                    self.add_back(columns, sums, rows)
-                    grad_input[images, channels] = self.inner(sums)
+                if summed is not None and self.by_rows:
+                    self.give_back_rows(part, block, w, grad[groups], summed)
+                elif grad_input is not None:
+                    self.give_back(part, block, w, grad[groups], grad_input, summed)
 
             run(take, self.parts(self.channels, count * self.taps, shared))
 
@@ -355,7 +389,13 @@ class Im2col:
             padded = [whole] * (backward and needs[0] and not summed)
             arranged = (ph, pw) != (0, 0) or (n > 1 and self.taps > 1 and not ordered)
             padded += [tall * (w + 2 * pw)] * ((not backward or needs[1]) and arranged)
-            found += [(thread, "padded", n * channels * max(padded)) for thread in range(takers) if padded]
+            padded = [n * channels * numbers for numbers in padded]
+            if summed and self.by_rows:
+                wide, kw = w + 2 * pw, self.kernel[1]
+                reach, row = (kw - 1) * self.dilation[1], n * self.filters * out_h
+                padded.append(row * (wide + reach))
+                found += [(thread, "beside", kw * row * wide) for thread in range(takers)]
+            found += [(thread, "padded", max(padded)) for thread in range(takers) if padded]
         sums = len(shares) - 1 + self.turned if backward and needs[1] else 0
         return found, sums * self.filters * self.channels * self.taps // self.groups
 
