@@ -243,22 +243,24 @@ def _in_pieces(node: Node, backward: bool) -> Iterator[tuple[str, Any, int, int]
                 yield "padded", None, planes * math.prod(phases.seen), parts
             yield "row", None, planes * phases.out[0] * (phases.seen if phases.bordered else phases.size)[1], parts
             return
+        if name == "max_pool2d" and backward:
+            maps = (shape[1], *shape[2:], shape[0]) if ordered else (shape[0] * shape[1], *shape[2:])
+            blocks = fast_pool.blocks_back(maps)
+            numbers = max(part.stop - part.start for part in blocks) * math.prod((*phases.out, *maps[3:]))
+            for role in ("winner", "place"):
+                yield role, np.dtype(np.intp), numbers, len(blocks)
+            return
         numbers = planes * math.prod(phases.out if ordered else phases.grid)
         index = fast_pool.winner_dtype(params["kernel_size"])
         if ordered:
             if phases.bordered:
                 yield "padded", None, planes * math.prod(phases.seen), parts
-            first = (("numbers", None), ("others", None)) if backward else (("entry", None), ("number", index))
-            for role, dtype in first[:1] if name == "avg_pool2d" else (*first, *GATE):
+            for role, dtype in roles if name == "avg_pool2d" else (("entry", None), ("number", index), *GATE):
                 yield role, dtype, numbers, parts
             return
         if name == "max_pool2d":
-            roles = (*roles, ("winner", index))
-            if not backward:
-                rows = (("row", None), ("row winner", index)) if tuple(params["stride"]) == (1, 1) else ()
-                roles = (*roles, ("number", index), *rows)
-            elif phases.furthest:
-                roles = (*roles, ("others", None))
+            rows = (("row", None), ("row winner", index)) if tuple(params["stride"]) == (1, 1) else ()
+            roles = (*roles, ("winner", index), ("number", index), *rows)
         roles = (*roles, *((f"phase {phase}", None) for phase in phases.used))
     elif name == "local_response_norm":
         patches = fast_norm.patches((shape[0], shape[1], math.prod(shape[2:])))

@@ -11,7 +11,7 @@ go the same way. Where images lie last, `windows` has something simpler.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from math import prod
 from typing import Any
@@ -22,11 +22,10 @@ from ...threads import pieces, run
 from .. import pool as neutral
 from .. import recording
 from . import windows as by_images
-from .activation import WHOLE_NUMBERS
 from .entrywise import PIECE
-from .layout import lie_last
+from .layout import IMAGES_LAST, empty_maps, lie_last
 from .scratch import scratch
-from .windows import Windows, largest, share_of
+from .windows import Windows, largest
 
 
 class Phases(Windows):
@@ -101,7 +100,8 @@ class Phases(Windows):
         return flat[: len(flat) - self.furthest], grid[:, : self.out[0], : self.out[1]]
 
 
-_windows, _phases = lru_cache(256)(Windows), lru_cache(256)(Phases)  # once for the sizes of a layer
+# Once for the sizes of a layer.
+_windows, _phases, _places = lru_cache(256)(Windows), lru_cache(256)(Phases), lru_cache(32)(Windows.places)
 
 
 def _shifts(arrays: dict[Any, np.ndarray], taps: list[tuple[Any, int]]) -> Iterator[np.ndarray]:
@@ -175,34 +175,38 @@ def max_pool2d_forward(input, kernel_size, stride, padding, dilation, ceil_mode)
 
 
 def max_pool2d_backward(grad_output, saved, needs, kernel_size, stride, padding, dilation, ceil_mode):
-    """All of an output's gradient goes to the entry that won its window."""
+    """All of an output's gradient goes to the entry that won its window: added there, at its place in memory."""
     winner, shape = saved
-    if grad_output.dtype.itemsize not in WHOLE_NUMBERS:
-        args = (kernel_size, stride, padding, dilation, ceil_mode)
-        return neutral.max_pool2d_backward(grad_output, saved, needs, *args)
-    if lie_last(winner):
-        windows = _windows(shape, kernel_size, stride, padding, dilation, ceil_mode)
-        return (by_images.maxima_back(grad_output, winner, windows),)
-    phases = _phases(shape, kernel_size, stride, padding, dilation, ceil_mode)
-    g, winners = _planes(grad_output), _planes(winner)
-    grad_input = np.empty((len(g), *shape[2:]), g.dtype)
+    windows, last = _windows(shape, kernel_size, stride, padding, dilation, ceil_mode), lie_last(winner)
+    grad_input = empty_maps(shape, grad_output.dtype, last)
+    if last:
+        g, winners, maps = (x.transpose(IMAGES_LAST) for x in (grad_output, winner, grad_input))
+    else:
+        g, winners, maps = _planes(grad_output), _planes(winner), _planes(grad_input)
+    first, further, blind = _places(windows, shape[0] if last else 1)
 
     def work(block: slice) -> None:
-        planes = grad_input[block]
-        (grad, grads), (who, entries) = (
-            phases.outputs(role, len(planes), x.dtype, clear=True) for role, x in (("numbers", g), ("winner", winners))
-        )
-        grads[...], entries[...] = g[block], winners[block]
-        parts = phases.empty(len(planes), g.dtype, clear=phases.overlapping)
-        for i, part in enumerate(phases.slices(parts)):
-            share = scratch("others", grad.shape, grad.dtype) if phases.overlapping else part
-            share_of(i, who, grad, share)
-            if phases.overlapping:
-                np.add(part, share, out=part)
-        phases.together(parts, planes)
+        into = maps[block].reshape(-1)
+        into.fill(0)
+        who = scratch("winner", (len(maps[block]), len(first)), np.intp)
+        place = scratch("place", who.shape, np.intp)
+        who[...] = winners[block].reshape(who.shape)
+        further.take(who, out=place, mode="clip")  # with "raise" it would be buffered
+        np.add(place, first, out=place)
+        np.add(place, np.arange(0, into.size, maps[0].size)[:, None], out=place)
+        grad = g[block] if blind is None else np.where(blind, 0, g[block].reshape(who.shape))
+        if windows.overlapping or blind is not None:
+            np.add.at(into, place.reshape(-1), grad.reshape(-1))
+        else:
+            into[place.reshape(-1)] = grad.reshape(-1)
 
-    run(work, phases.blocks)
-    return (grad_input.reshape(shape),)
+    run(work, blocks_back(maps.shape))
+    return (grad_input,)
+
+
+def blocks_back(shape: tuple[int, ...]) -> Sequence[slice]:
+    """Planes, or channels of maps whose images lie last, for max pooling's backward pass."""
+    return pieces(shape[0], PIECE // 2 // max(prod(shape[1:]), 1)) if shape[0] else ()
 
 
 def _product(entries: np.ndarray, shares: np.ndarray) -> np.ndarray | None:

@@ -14,7 +14,6 @@ import numpy as np
 from ...threads import pieces, run
 from .. import pool as neutral
 from .. import recording
-from .activation import WHOLE_NUMBERS
 from .entrywise import PIECE
 from .layout import IMAGES_LAST, empty_maps
 from .scratch import scratch
@@ -70,11 +69,27 @@ class Windows:
         _reduce(operation, (planes[:, row] for row in self.rows), of_rows)
         _reduce(operation, (of_rows[:, :, column] for column in self.columns), out)
 
-    def give_back(self, shares: Iterable[np.ndarray], planes: np.ndarray) -> None:
-        """Into planes, what each entry of the window gets, for all outputs; where windows overlap, the sum."""
+    def places(self, images: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """In the memory of a plane (H, W, images): where the window's first entry is for each output, (out_h·out_w·
+        images,), and how much further each of its entries; and which outputs see nothing but padding, if some do, whose
+        place is 0."""
+        w, (down, along) = self.size[1], (np.array(of) for of in self.starts)
+        top, left = (np.arange(o) * s - p for o, s, p in zip(self.out, self.stride, self.padding, strict=True))
+        sighted = [
+            ((first[:, None] + of >= 0) & (first[:, None] + of < length)).any(axis=1)
+            for first, of, length in zip((top, left), (down, along), self.size, strict=True)
+        ]
+        blind = ~(sighted[0][:, None] & sighted[1])
+        first = np.where(blind, 0, top[:, None] * w + left) * images
+        first = (first[..., None] + np.arange(images)).reshape(-1)
+        blind = np.repeat(blind.reshape(-1), images) if blind.any() else None
+        return first, ((down[:, None] * w + along) * images).reshape(-1), blind
+
+    def give_back(self, share: np.ndarray, planes: np.ndarray) -> None:
+        """Into planes, to each entry of the window the `share` of all outputs; where windows overlap, the sum."""
         bordered = self.room(planes) if self.bordered else planes
         bordered.fill(0)
-        for entries, share in zip(self.entries(bordered), shares, strict=True):
+        for entries in self.entries(bordered):
             if self.overlapping:
                 entries += share
             else:
@@ -109,16 +124,6 @@ def largest(entries: Iterable[tuple[np.ndarray, np.ndarray]], best: np.ndarray, 
         np.maximum(winner, found, out=winner)
 
 
-def share_of(number: int, winner: np.ndarray, grad: np.ndarray, out: np.ndarray) -> np.ndarray:
-    """The gradient where the entry of this number won, else 0: its bits as whole numbers, times 1 or 0, so that no
-    infinity becomes a NaN."""
-    whole = WHOLE_NUMBERS[grad.dtype.itemsize]
-    won = np.equal(winner, number, out=scratch("gate", winner.shape, np.bool_))
-    out.view(whole)[...] = won.view(np.uint8)
-    np.multiply(out.view(whole), grad.view(whole), out=out.view(whole))
-    return out
-
-
 def _in_a_row(array: np.ndarray, role: str) -> np.ndarray:
     """A copy without gaps, in scratch memory."""
     copy = scratch(role, array.shape, array.dtype)
@@ -149,21 +154,6 @@ def maxima(input: np.ndarray, windows: Windows, index: np.dtype) -> tuple[np.nda
     return output, winner
 
 
-def maxima_back(grad_output: np.ndarray, winner: np.ndarray, windows: Windows) -> np.ndarray:
-    """All of an output's gradient goes to the entry that won its window."""
-    grad_input = empty_maps(windows.shape, grad_output.dtype, True)
-    g, noted, made = (x.transpose(IMAGES_LAST) for x in (grad_output, winner, grad_input))
-
-    def work(block: slice) -> None:
-        grad, who = _in_a_row(g[block], "numbers"), noted[block]
-        share = scratch("others", grad.shape, grad.dtype)
-        numbers = range(len(windows.rows) * len(windows.columns))
-        windows.give_back((share_of(number, who, grad, share) for number in numbers), made[block])
-
-    run(work, windows.blocks_by_images())
-    return grad_input
-
-
 def means(input: np.ndarray, windows: Windows, divisor) -> np.ndarray:
     """Each window's sum, divided by one number or by one for each place of the outputs; images last."""
     x, output = input.transpose(IMAGES_LAST), empty_maps((*windows.shape[:2], *windows.out), input.dtype, True)
@@ -185,7 +175,7 @@ def means_back(grad_output: np.ndarray, windows: Windows, divisor) -> np.ndarray
     def work(block: slice) -> None:
         share = scratch("numbers", g[block].shape, g.dtype)
         np.divide(g[block], _for_each_image(divisor), out=share)
-        windows.give_back([share] * (len(windows.rows) * len(windows.columns)), made[block])
+        windows.give_back(share, made[block])
 
     run(work, windows.blocks_by_images())
     return grad_input
