@@ -67,6 +67,7 @@ CASES = {
     "LINEAR in blocks": (F.linear, (32, 4096), (128, 4096), (128,)),
     "MATMUL": (lambda a, b: a @ b, MATRIX, MATRIX),
     "CONV2D": (lambda x, w, b: F.conv2d(x, w, b, padding=1), IMAGES, (32, 16, 3, 3), (32,)),
+    "CONV2D with a stride": (lambda x, w: F.conv2d(x, w, stride=2, padding=1), (4, 16, 128, 128), (32, 16, 3, 3)),
     "CONV2D images last": (lambda x, w, b: F.conv2d(x, w, b), images_last(128, 6, 28, 28), (8, 6, 3, 3), (8,)),
     "CONV2D images last, bordered": (lambda x, w: F.conv2d(x, w, padding=2), images_last(64, 2, 28, 28), (6, 2, 5, 5)),
     "CONV2D to images last": (lambda x, w: F.conv2d(x, w), (64, 4, 28, 28), (6, 4, 5, 5)),

@@ -15,8 +15,9 @@ from minicnn.engine import Tensor
 from minicnn.functional import conv2d
 from minicnn.inspect import plan
 from minicnn.kernels import conv as neutral
-from minicnn.kernels.fast import conv, im2col, layout, winograd
+from minicnn.kernels.fast import conv, im2col, layout, phased, winograd
 from minicnn.kernels.fast.im2col import Im2col
+from minicnn.kernels.fast.phased import Phased
 from minicnn.kernels.fast.winograd import Winograd
 
 from .helpers import Pair, arrays_in, assert_same, drawn, dtypes, normal, run, seeds, with_images_last
@@ -32,6 +33,9 @@ SIZES = {
         "FEW_CHANNELS": (0, 8), "SMALL_MAP": (50, 1024), "SHORT": (0, 3e5), "MANY_IMAGES": (2, 16), "COPIES": (0, 0.8),
     },
     layout: {"MANY_IMAGES": (2, 16)},
+    phased: {
+        "NUMBERS": (1, 2000, 1 << 20), "LONG_ROW": (1, 96), "UNPACKED": (1, 100, 10**6), "wide_blas": WIDE_OR_NOT,
+    },
     winograd: {
         "NUMBERS": (1, 5000, 1 << 18), "LEAST_TILES": (1, 3, 96), "LEAST_BLOCKS": (1, 4), "PIECE": (1, 4000, 1 << 18),
         "SHARED_NUMBERS": (1, 5000, 1 << 22), "LARGEST_SUM": (1, 1 << 19), "SUMS": (1, 3, 8), "ROWS": (2, 32),
@@ -63,7 +67,10 @@ def convolutions(draw):
 def algorithms(arrays, params) -> list[Im2col | Winograd]:
     input, weight, _ = arrays
     shapes = input.shape, weight.shape, input.dtype
-    return [Im2col(*shapes, **params), *_winograd(*shapes, **params)]
+    found = [Im2col(*shapes, **params), *_winograd(*shapes, **params)]
+    if params["groups"] == 1 == max(params["dilation"]):
+        found.append(Phased(*shapes, **params))
+    return found
 
 
 def _winograd(input_shape, weight_shape, dtype, stride, padding, dilation, groups):
@@ -200,7 +207,25 @@ def test_where_images_lie_last(rng):
     assert last(16, 1, 33, 33) == [False] * 5 + [True]  # from where maps are small
 
 
-@pytest.mark.parametrize(("shape", "weight", "algorithm"), CASES)
+STRIDED = (4, 3, 226, 200), (16, 3, 7, 7), "im2col"  # by phases
+
+
+def test_large_maps_with_a_stride_are_sorted_by_phases():
+    params = (2, 2), (3, 3), (1, 1), 1
+    assert type(conv.plan((4, 3, 226, 200), (16, 3, 7, 7), np.dtype("f4"), *params)) is Phased
+    assert type(conv.plan((4, 3, 26, 20), (16, 3, 7, 7), np.dtype("f4"), *params)) is Im2col
+
+
+def test_rows_of_windows_that_see_nothing_but_padding(rng, monkeypatch):
+    monkeypatch.setattr(phased, "NUMBERS", 1)  # each row by itself
+    arrays = normal(rng, (2, 1, 3, 3), np.float64), normal(rng, (2, 1, 3, 3), np.float64), None
+    params = {"stride": (2, 1), "padding": (6, 4), "dilation": (1, 1), "groups": 1}
+    algorithm = Phased(*(x.shape for x in arrays[:2]), np.float64, **params)
+    expected = run(Pair(neutral.conv2d_forward, neutral.conv2d_backward), arrays, **params)
+    assert_same(run(pair_of(algorithm), arrays, (True, True, False), **params), expected, 1e-12)
+
+
+@pytest.mark.parametrize(("shape", "weight", "algorithm"), [*CASES, STRIDED])
 def test_threads_change_no_bit(shape, weight, algorithm, rng, monkeypatch):
     x, w, b = (normal(rng, s, np.float32) for s in (shape, weight, weight[:1]))
     results = []
@@ -208,7 +233,7 @@ def test_threads_change_no_bit(shape, weight, algorithm, rng, monkeypatch):
         monkeypatch.setattr(threads, "_requested", count)
         leaves = [Tensor(a, requires_grad=True) for a in (x, w, b)]
         with minicnn.use_kernels("fast", convolution=algorithm):
-            y = conv2d(*leaves, padding=weight[2] // 2)
+            y = conv2d(*leaves, padding=weight[2] // 2, stride=2 if shape == STRIDED[0] else 1)
             y.backward(np.random.default_rng(1).standard_normal(y.shape).astype(np.float32))
         results.append([a.tobytes() for a in (y.data, *(t.grad for t in leaves))])
     assert results[0] == results[1] == results[2]

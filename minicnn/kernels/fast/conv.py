@@ -14,6 +14,7 @@ import numpy as np
 
 from ...threads import alone
 from .im2col import Im2col
+from .phased import Phased
 from .winograd import Winograd
 
 ALGORITHMS = (Im2col.name, Winograd.name)
@@ -26,6 +27,8 @@ Needs = tuple[bool, ...]
 def algorithms(input_shape, weight_shape, dtype, stride, padding, dilation, groups) -> dict[str, Im2col | Winograd]:
     """Those that can do a convolution of these shapes, by name."""
     general = Im2col(input_shape, weight_shape, dtype, stride, padding, dilation, groups)
+    if Phased.pays(general):
+        general = Phased(input_shape, weight_shape, dtype, stride, padding, dilation, groups)
     if not Winograd.applies(weight_shape, stride, padding, dilation, groups) or min(*input_shape, *general.out) == 0:
         return {Im2col.name: general}
     return {Im2col.name: general, Winograd.name: Winograd(input_shape, weight_shape, dtype, padding)}
