@@ -15,9 +15,8 @@ import itertools
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ContextDecorator, nullcontext
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from dataclasses import dataclass
-from functools import lru_cache
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -217,15 +216,16 @@ class _set(ContextDecorator):
 
     def __init__(self, variable: ContextVar, value: Any):
         self.variable, self.value = variable, value
+        self.tokens: list[Token] = []  # of entries that are not over
 
     def __enter__(self) -> Any:
-        self.token = self.variable.set(self.value)
+        self.tokens.append(self.variable.set(self.value))
         return self.value
 
     def __exit__(self, *_: object) -> None:
-        self.variable.reset(self.token)
+        self.variable.reset(self.tokens.pop())
 
-    def _recreate_cm(self) -> _set:  # a decorated function may call itself
+    def _recreate_cm(self) -> _set:  # one for each call of a decorated function, as threads may call it at once
         return _set(self.variable, self.value)
 
 
@@ -331,7 +331,6 @@ def _implementation(op: Op, on_host: bool, kinds: set[str]) -> tuple[Callable, C
     return _passes(op, use_kernels.rooms[_kernels.get()] if kinds == {"f"} else None)
 
 
-@lru_cache(1024)
 def _passes(op: Op, room: ModuleType | None) -> tuple[Callable, Callable]:
     """An operation's forward and backward in a room, or its own where the room has not both."""
     forward, backward = (getattr(room, kernel.__name__, None) for kernel in (op.forward, op.backward))

@@ -3,6 +3,7 @@
 import gc
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -282,6 +283,35 @@ def test_no_grad_records_nothing_and_enable_grad_undoes_it():
         return x * 2.0
 
     assert not f().requires_grad and not f().requires_grad
+
+
+def test_no_grad_may_be_entered_again():
+    """By a decorated function that calls itself, and as one object."""
+
+    @no_grad()
+    def count_down(n: int) -> list[bool]:
+        inner = count_down(n - 1) if n else []
+        return [*inner, engine.is_grad_enabled()]
+
+    assert count_down(3) == [False] * 4 and engine.is_grad_enabled()
+    context = no_grad()
+    with context, context:
+        pass
+    assert engine.is_grad_enabled()
+    first_inside, both_inside, first_outside = threading.Event(), threading.Event(), threading.Event()
+
+    @no_grad()
+    def together(inside: threading.Event, go_on: threading.Event) -> None:
+        inside.set()
+        assert go_on.wait(10)
+
+    with ThreadPoolExecutor(2) as pool:  # who enters first leaves first
+        first = pool.submit(together, first_inside, both_inside)
+        assert first_inside.wait(10)
+        second = pool.submit(together, both_inside, first_outside)
+        first.result()
+        first_outside.set()
+        second.result()
 
 
 def test_no_grad_ends_with_an_exception_and_belongs_to_its_thread():

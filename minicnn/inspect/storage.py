@@ -93,16 +93,18 @@ def saved(node: Node) -> Iterator[tuple[Any, int]]:
 
 # ----------------------------------------------------------------------------------------- how results lie in memory
 
-# Operations whose result lies as their first input does.
+# Operations whose result lies as its input does, or as the first input of its shape.
 FOLLOWERS = (
-    "relu", "leaky_relu", "sigmoid", "tanh", "add", "batch_norm", "batch_norm_eval", "max_pool2d", "avg_pool2d",
+    "relu", "leaky_relu", "elu", "sigmoid", "tanh", "silu", "softplus", "add", "sub", "mul", "div", "neg", "exp", "log",
+    "sqrt", "abs", "pow", "clamp", "batch_norm", "batch_norm_eval", "max_pool2d", "avg_pool2d",
 )  # fmt: skip
 
 
 def images_last(source: Node | Tensor | None) -> bool:
     """Whether the images of an operation's output, or of a leaf, are the last axis in memory (`fast.layout`)."""
     while isinstance(source, Node) and source.op.name in FOLLOWERS:
-        source = source.inputs[0]
+        given = [x for x in source.inputs if x is not None]
+        source = next((x for x in given if x.shape == source.shape), given[0])
     if isinstance(source, Node):
         return source.op.name == "conv2d" and _convolution(source).images_last
     return source is not None and fast_layout.lie_last(source.data)

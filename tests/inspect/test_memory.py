@@ -37,8 +37,8 @@ def built(name, **options):
 def measure(monkeypatch, build, shape, optimizer="momentum", training=True):
     """The peak of a later step than the first, of all arrays that were made since before the network.
 
-    What else Python holds is left out: its table of all strings may grow by megabytes, and nobody knows whether that was
-    before the peak. So the step is one in which nothing did.
+    What else Python holds is left out: its table of all strings may grow by megabytes, before the peak or after it. So
+    the step is one in which nothing did.
     """
     monkeypatch.setattr(fast_scratch, "_kept", threading.local())  # what other tests left behind does not count
     rng = np.random.default_rng(0)

@@ -11,6 +11,8 @@ from minicnn import Parameter, Tensor, apply, no_grad, threads
 from minicnn import functional as F
 from minicnn.engine import Op, observe
 from minicnn.inspect.storage import KEEPS, TEMPORARIES, is_view, kept_for_backward, owner, saved, scratch, temporaries
+from minicnn.inspect.storage import images_last as lies_last
+from minicnn.kernels.fast import layout
 from minicnn.kernels.fast import linear as fast_linear
 from minicnn.kernels.fast import scratch as fast_scratch
 
@@ -208,6 +210,20 @@ def test_what_a_pass_needs(name, rng, monkeypatch):
     kept_now = {role: array.nbytes for (role, _), array in fast_scratch._kept.__dict__.get("arrays", {}).items()}
     predicted = {key[1]: max(forwards.get(key, 0), backwards.get(key, 0)) for key in forwards | backwards}
     assert kept_now == pytest.approx(predicted, rel=0.01)
+
+
+@pytest.mark.parametrize("layer", [
+    F.relu, F.elu, F.silu, lambda y: y * 2, lambda y: y + y, lambda y: np.ones((1, 1, 1, 1), np.float32) * y,
+    lambda y: F.max_pool2d(y, 2), lambda y: F.avg_pool2d(y, 3), lambda y: F.batch_norm(y, *running(6), training=True),
+    lambda y: F.dropout(y, 0.5), lambda y: F.adaptive_avg_pool2d(y, 4), lambda y: F.local_response_norm(y, 3),
+])  # fmt: skip
+def test_how_results_lie_in_memory(layer, rng):
+    """What the ledger believes is so, of what follows a convolution that leaves images last."""
+    last = Last()
+    y = F.conv2d(rng.standard_normal((16, 1, 28, 28), dtype=np.float32), Parameter(np.ones((6, 1, 5, 5), np.float32)))
+    with observe(last):
+        z = layer(y)
+    assert layout.lie_last(y.data) and lies_last(last.node) == layout.lie_last(z.data)
 
 
 def test_a_view_is_its_owners_memory(rng):

@@ -216,6 +216,21 @@ def test_large_maps_with_a_stride_are_sorted_by_phases():
     assert type(conv.plan((4, 3, 26, 20), (16, 3, 7, 7), np.dtype("f4"), *params)) is Im2col
 
 
+def test_what_scratch_arrays_hold_is_nobodys_business(rng, monkeypatch):
+    """NaNs, here."""
+    params = {"stride": (2, 2), "padding": (3, 3), "dilation": (1, 1), "groups": 1}
+    arrays = normal(rng, (2, 3, 40, 37), np.float64), normal(rng, (4, 3, 7, 7), np.float64), None
+    expected = run(Pair(neutral.conv2d_forward, neutral.conv2d_backward), arrays, **params)
+
+    def poisoned(role, shape, dtype):
+        return np.full(shape, np.nan, dtype)
+
+    for file in (im2col, phased):
+        monkeypatch.setattr(file, "scratch", poisoned)
+    for algorithm in algorithms(arrays, params):
+        assert_same(run(pair_of(algorithm), arrays, (True, True, False), **params), expected, 1e-11)
+
+
 def test_rows_of_windows_that_see_nothing_but_padding(rng, monkeypatch):
     monkeypatch.setattr(phased, "NUMBERS", 1)  # each row by itself
     arrays = normal(rng, (2, 1, 3, 3), np.float64), normal(rng, (2, 1, 3, 3), np.float64), None

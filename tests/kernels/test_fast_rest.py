@@ -145,7 +145,10 @@ def test_pooling_where_images_lie_last(
 ):  # fmt: skip
     padding = tuple(min(p, k // 2) for p, k in zip(padding, kernel_size, strict=True))
     dilation = dilation if of_maxima else (1, 1)
-    size = tuple(d * (k - 1) + 1 + m for d, k, m in zip(dilation, kernel_size, more, strict=True))
+    size = tuple(  # down to a window that sees nothing but padding
+        max(d * (k - 1) + 1 + m - 2 * p, 1)
+        for d, k, m, p in zip(dilation, kernel_size, more, padding, strict=True)
+    )
     rng = np.random.default_rng(seed)
     x = helpers.with_images_last(normal(rng, (16, 2, *size), dtype).round())  # with ties
     if special:
@@ -156,6 +159,7 @@ def test_pooling_where_images_lie_last(
         params["dilation"] = dilation
     else:
         params |= {"count_include_pad": bool(seed % 2), "divisor_override": (None, 3)[seed % 3 % 2]}
+    x = x if seed % 4 else np.ascontiguousarray(x)  # by planes too
     name = "max_pool2d" if of_maxima else "avg_pool2d"
     with np.errstate(invalid="ignore"):
         neutral = run(implementations(name)["neutral"], (x,), **params)
@@ -164,6 +168,13 @@ def test_pooling_where_images_lie_last(
         assert_same(neutral._replace(output=output, grads=grads), neutral, 1e-5 if dtype == np.float32 else 1e-12)
         with no_grad():
             np.testing.assert_allclose(FAST[name].forward(x, **params)[0], output, rtol=1e-12)
+
+
+def test_a_window_that_sees_nothing_but_padding_gives_to_nobody():
+    x = normal(np.random.default_rng(0), (1, 1, 2, 2))
+    params = {"kernel_size": (2, 2), "stride": (1, 1), "padding": (1, 1), "dilation": (3, 3), "ceil_mode": False}
+    neutral, other = (run(implementations("max_pool2d")[form], (x,), **params) for form in ("neutral", "fast"))
+    assert_same(other, neutral)
 
 
 SPECIAL = np.array([0.0, -0.0, 1.0, -1.0, 1e-45, -1e-45, np.inf, -np.inf, np.nan, -np.nan], np.float32)

@@ -221,7 +221,8 @@ class Im2col:
     def give_back_rows(self, part: Part, block: Block, w: np.ndarray, grad: np.ndarray, summed: np.ndarray) -> None:
         """The same where images lie last and filters are few: ∂L/∂y is laid beside itself once for each column of the
         kernel, so far along the rows. Then a product is all that a row of windows gives through a row of the kernel,
-        and there are kh of them to add, not kh·kw."""
+        and there are kh of them to add, not kh·kw. An infinite weight meets the zeros beside ∂L/∂y, and not only its
+        own entries become NaN."""
         (_, rows), (n, high, _), (channels, groups, of_group) = block, self.extent(block), part
         (kh, kw), (dh, dw), wide = self.kernel, self.dilation, self.size[1] + 2 * self.padding[1]
         reach = dw * (kw - 1)  # wide = out_w + reach

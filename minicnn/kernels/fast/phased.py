@@ -5,7 +5,8 @@ long as the product. But entry (i, j) of all windows lies in the rows i, i + 2, 
 of four `phases` of the image, by odd and even rows and columns, as in `pool`. In its phase, a small image itself, entry
 (i, j) of the window (r, c) is pixel (r + i // 2, c + j // 2). Laid out flat, with windows in rows as long as the
 phase's, a row of columns is one slice of a phase, i // 2 rows and j // 2 pixels further on. The last windows of each
-row begin too far right; they are left out of the output, and have no gradient.
+row begin too far right; they are left out of the output, and have no gradient: zeros, which make NaNs of infinite
+pixels in more entries of the weight's gradient than see them.
 """
 
 from __future__ import annotations

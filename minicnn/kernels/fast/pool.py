@@ -183,19 +183,21 @@ def max_pool2d_backward(grad_output, saved, needs, kernel_size, stride, padding,
         g, winners, maps = (x.transpose(IMAGES_LAST) for x in (grad_output, winner, grad_input))
     else:
         g, winners, maps = _planes(grad_output), _planes(winner), _planes(grad_input)
-    first, further, blind = _places(windows, shape[0] if last else 1)
+    first, further, blind = _places(windows)
+    images = shape[0] if last else 1
+    start, further = first * images + np.arange(images), further * images  # (outputs, images)
 
     def work(block: slice) -> None:
         into = maps[block].reshape(-1)
         into.fill(0)
-        who = scratch("winner", (len(maps[block]), len(first)), np.intp)
+        who = scratch("winner", (len(maps[block]), *start.shape), np.intp)
         place = scratch("place", who.shape, np.intp)
         who[...] = winners[block].reshape(who.shape)
         further.take(who, out=place, mode="clip")  # with "raise" it would be buffered
-        np.add(place, first, out=place)
-        np.add(place, np.arange(0, into.size, maps[0].size)[:, None], out=place)
+        np.add(place, start, out=place)
+        np.add(place, np.arange(0, into.size, maps[0].size)[:, None, None], out=place)
         grad = g[block] if blind is None else np.where(blind, 0, g[block].reshape(who.shape))
-        if windows.overlapping or blind is not None:
+        if windows.overlapping:
             np.add.at(into, place.reshape(-1), grad.reshape(-1))
         else:
             into[place.reshape(-1)] = grad.reshape(-1)

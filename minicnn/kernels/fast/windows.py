@@ -69,10 +69,9 @@ class Windows:
         _reduce(operation, (planes[:, row] for row in self.rows), of_rows)
         _reduce(operation, (of_rows[:, :, column] for column in self.columns), out)
 
-    def places(self, images: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """In the memory of a plane (H, W, images): where the window's first entry is for each output, (out_h·out_w·
-        images,), and how much further each of its entries; and which outputs see nothing but padding, if some do, whose
-        place is 0."""
+    def places(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """In the memory of a plane (H, W): where the window's first entry is for each output, (out_h·out_w, 1), and how
+        much further each of its entries; and which outputs see nothing but padding, if some do, whose place is 0."""
         w, (down, along) = self.size[1], (np.array(of) for of in self.starts)
         top, left = (np.arange(o) * s - p for o, s, p in zip(self.out, self.stride, self.padding, strict=True))
         sighted = [
@@ -80,10 +79,8 @@ class Windows:
             for first, of, length in zip((top, left), (down, along), self.size, strict=True)
         ]
         blind = ~(sighted[0][:, None] & sighted[1])
-        first = np.where(blind, 0, top[:, None] * w + left) * images
-        first = (first[..., None] + np.arange(images)).reshape(-1)
-        blind = np.repeat(blind.reshape(-1), images) if blind.any() else None
-        return first, ((down[:, None] * w + along) * images).reshape(-1), blind
+        first = np.where(blind, 0, top[:, None] * w + left).reshape(-1, 1)
+        return first, (down[:, None] * w + along).reshape(-1), blind.reshape(-1, 1) if blind.any() else None
 
     def give_back(self, share: np.ndarray, planes: np.ndarray) -> None:
         """Into planes, to each entry of the window the `share` of all outputs; where windows overlap, the sum."""
