@@ -296,8 +296,8 @@ def plot_ratios(results: Results, axes: Any) -> None:
     axes.axhline(1, color="black", linewidth=1)
     axes.set_xticks(range(len(names)), [n.replace(", ", ",\n") for n in names])
     axes.set_ylabel("minicnn / PyTorch")
-    axes.set_title("Below the line, minicnn is ahead", fontsize=10)
-    axes.legend(frameon=False, ncols=3)
+    axes.set_title("Below the line, minicnn is ahead", fontsize=10, loc="left")
+    axes.legend(frameon=False, ncols=3, loc="lower right", bbox_to_anchor=(1, 0.97))  # above the bars, however high
 
 
 def plot_layers(results: Results, axes: Any) -> None:
