@@ -205,6 +205,7 @@ def scratch(node: Node, backward: bool) -> tuple[dict[tuple[int, str, Any], int]
 
 BITS = np.dtype(np.bool_)
 GATE = (("gate", BITS),)
+PLACE = np.dtype(np.intp)
 
 # The scratch arrays, forward's and backward's, of operations that go through their arrays piece by piece: the role of
 # each, and the dtype of its numbers, None for the operation's own. A pooling has its phases besides.
@@ -216,7 +217,7 @@ PIECEWISE: dict[str, tuple[Roles, Roles]] = {
     "batch_norm": ((("rows", None),),) * 2,
     "batch_norm_eval": ((("rows", None),),) * 2,
     "local_response_norm": ((("numbers", None), ("others", None)),) * 2,
-    "max_pool2d": ((("numbers", None), *GATE),) * 2,
+    "max_pool2d": ((("numbers", None), *GATE), (("winner", PLACE), ("place", PLACE))),
     "avg_pool2d": ((("numbers", None),),) * 2,
 }
 
@@ -249,8 +250,8 @@ def _in_pieces(node: Node, backward: bool) -> Iterator[tuple[str, Any, int, int]
             maps = (shape[1], *shape[2:], shape[0]) if ordered else (shape[0] * shape[1], *shape[2:])
             blocks = fast_pool.blocks_back(maps)
             numbers = max(part.stop - part.start for part in blocks) * math.prod((*phases.out, *maps[3:]))
-            for role in ("winner", "place"):
-                yield role, np.dtype(np.intp), numbers, len(blocks)
+            for role, dtype in roles:
+                yield role, dtype, numbers, len(blocks)
             return
         numbers = planes * math.prod(phases.out if ordered else phases.grid)
         index = fast_pool.winner_dtype(params["kernel_size"])

@@ -15,6 +15,7 @@ from minicnn.inspect.storage import images_last as lies_last
 from minicnn.kernels.fast import layout
 from minicnn.kernels.fast import linear as fast_linear
 from minicnn.kernels.fast import scratch as fast_scratch
+from tests.kernels.helpers import with_images_last
 
 pytestmark = pytest.mark.host  # who shares memory with whom is asked of NumPy
 
@@ -30,8 +31,7 @@ def positive(*shape):
 
 def images_last(*shape):
     """Standard normal numbers in an array whose images lie last in memory."""
-    n, *of_image = shape
-    return np.random.default_rng(4).standard_normal((*of_image, n), dtype=np.float32).transpose(3, 0, 1, 2)
+    return with_images_last(np.random.default_rng(4).standard_normal(shape, dtype=np.float32))
 
 
 def running(channels):

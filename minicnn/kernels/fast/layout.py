@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-IMAGES_LAST = (1, 2, 3, 0)  # of (N, C, H, W)
+IMAGES_LAST = (1, 2, 3, 0)  # (N, C, H, W) as (C, H, W, N)
+IMAGES_FIRST = (3, 0, 1, 2)  # and back
 MANY_IMAGES = 16  # fewer are no long row
 
 
@@ -28,4 +29,4 @@ def empty_maps(shape: tuple[int, ...], dtype: Any, images_last: bool) -> np.ndar
     if not images_last:
         return np.empty(shape, dtype)
     n, *of_image = shape
-    return np.empty((*of_image, n), dtype).transpose(3, 0, 1, 2)
+    return np.empty((*of_image, n), dtype).transpose(IMAGES_FIRST)

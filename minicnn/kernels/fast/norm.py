@@ -19,7 +19,7 @@ from ...threads import pieces, run
 from ..norm import _count_per_channel
 from .entrywise import PIECE
 from .im2col import LEAST_LENGTH, parts_of_row
-from .layout import IMAGES_LAST, lie_last
+from .layout import IMAGES_FIRST, IMAGES_LAST, lie_last
 from .scratch import scratch
 
 FAR = 4.0  # standard deviations: a mean so far from 0 costs two bits of the difference from it
@@ -42,7 +42,7 @@ def _columns(x: np.ndarray, last: bool = False) -> np.ndarray:
 def _restored(columns: np.ndarray, like: np.ndarray, last: bool = False) -> np.ndarray:
     """What `_columns` undoes."""
     if last:
-        return columns.reshape(*like.shape[1:], len(like)).transpose(3, 0, 1, 2)
+        return columns.reshape(*like.shape[1:], len(like)).transpose(IMAGES_FIRST)
     return np.ascontiguousarray(columns[0].T) if like.ndim == 2 else columns.reshape(like.shape)
 
 

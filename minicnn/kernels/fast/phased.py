@@ -16,7 +16,7 @@ from functools import partial
 import numpy as np
 
 from ...threads import each, pieces, portions, run, wide_blas
-from .im2col import UNPACKED, Block, Im2col, multiply, sum_over_windows, total
+from .im2col import UNPACKED, Block, Im2col, multiply, parts_of_row, sum_over_windows, total
 from .scratch import scratch
 
 NUMBERS = 1 << 20  # of a block's columns; four megabytes of float32, as their calls are many
@@ -72,11 +72,10 @@ class Phased(Im2col):
     def forward(self, input: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
         w = weight.reshape(self.filters, -1)
         output = np.empty((self.n, self.filters, *self.out), self.dtype)
-        most = max(UNPACKED // (self.depth * self.out[1]), 1)  # filters, in a product that is not packed
-        parts = next((p for p in range(1, self.filters + 1) if self.filters % p == 0 and self.filters // p <= most), 1)
+        parts = parts_of_row(self.filters, max(UNPACKED / (self.depth * self.out[1]), 1), 1)  # not to be packed
 
         def work(block: Block) -> None:
-            (images, rows), high = block, block[1].stop - block[1].start
+            (images, rows), (_, high, _) = block, self.extent(block)
             columns = self.flat_columns(input[images.start], rows)
             out = output[images.start, :, rows]
             if self.by_row:
@@ -105,7 +104,7 @@ class Phased(Im2col):
         of_weight = [np.empty((1, self.depth, self.filters), self.dtype) for _ in shares]
 
         def add_up(share: int, block: Block) -> None:
-            (images, rows), high = block, block[1].stop - block[1].start
+            (images, rows), (_, high, _) = block, self.extent(block)
             grad = scratch("product", (self.filters, high, self.wide), self.dtype)
             grad[:, :, : self.out[1]] = grad_output[images.start, :, rows]
             grad[:, :, self.out[1] :] = 0
@@ -119,7 +118,7 @@ class Phased(Im2col):
         found, others = super().scratch(True, (needs[0], False, needs[2]), threads) if backward else ([], 0)
         if backward and not needs[1]:
             return found, others
-        high = max(rows.stop - rows.start for _, rows in self.strips)
+        high = max(self.extent(block)[1] for block in self.strips)
         of_phases = self.stride[0] * self.stride[1] * self.channels
         tall = high + self.further[0]
         for thread in range(min(threads, len(self.strips))):

@@ -1,7 +1,8 @@
 """Pooling where images lie last in memory (`layout`), and what all pooling shares: where windows are.
 
-A map is (C, H, W, N) then: every entry is a row of numbers, one an image, and the entry (i, j) of all windows is every
-so manyeth row of the map, from row i and column j on. So a pass over the window's entries is arithmetic on such rows.
+A map is (C, H, W, N) then: each of its places holds a row of numbers, one an image. The entry (i, j) of all windows is
+a slice of places, from (i, j) on and as far apart as the stride. So a pass over the window's entries is arithmetic on
+long rows.
 """
 
 from __future__ import annotations
@@ -133,7 +134,7 @@ def _in_a_row(array: np.ndarray, role: str) -> np.ndarray:
 
 def maxima(input: np.ndarray, windows: Windows, index: np.dtype) -> tuple[np.ndarray, np.ndarray | None]:
     """Each window's largest entry, and as the dtype `index` its number, if a backward pass may follow; both with images
-    last. Numbers are those of the first of equals, but where a window holds nothing above −∞."""
+    last. Numbers are those of the first of equals, but where a window holds a NaN or nothing above −∞."""
     x, output = input.transpose(IMAGES_LAST), empty_maps((*windows.shape[:2], *windows.out), input.dtype, True)
     made = output.transpose(IMAGES_LAST)
     if not recording.get():
