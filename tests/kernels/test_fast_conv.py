@@ -75,7 +75,7 @@ def algorithms(arrays, params) -> list[Im2col | Winograd]:
 
 def _winograd(input_shape, weight_shape, dtype, stride, padding, dilation, groups):
     if Winograd.applies(weight_shape, stride, padding, dilation, groups):
-        yield Winograd(input_shape, weight_shape, dtype, padding)
+        yield Winograd(input_shape, weight_shape, dtype, padding, groups)
 
 
 def pair_of(algorithm, order=np.asarray) -> Pair:
@@ -111,12 +111,13 @@ def test_algorithms_agree_however_work_is_cut(data, case, needs, seed):
 @given(st.data())
 def test_winograd_tells_what_scratch_it_takes(data):
     """As the memory ledger asks it, here for one thread: exactly what the passes ask for."""
-    draw, kernel = data.draw, data.draw(st.sampled_from([3, 5]))
+    draw, kernel, groups = data.draw, data.draw(st.sampled_from([3, 5])), data.draw(st.integers(1, 3))
     channels, filters = (draw(st.sampled_from([1, 3, 32, 100, 130, 300])) for _ in range(2))
     size = [draw(st.sampled_from([kernel, 7, 14, 27, 40])) for _ in range(2)]
     images = draw(st.integers(1, min(max(10**6 // (max(channels, filters) * math.prod(size)), 1), 8)))
     padding = tuple(draw(st.integers(0, kernel - 1)) for _ in range(2))
-    algorithm = Winograd((images, channels, *size), (filters, channels, kernel, kernel), np.dtype(np.float32), padding)
+    shapes = (images, groups * channels, *size), (groups * filters, channels, kernel, kernel)
+    algorithm = Winograd(*shapes, np.dtype(np.float32), padding, groups)
     x, weight = np.zeros(algorithm.input_shape, np.float32), np.zeros(algorithm.weight_shape, np.float32)
     needs = draw(st.sampled_from([(False, True, False), (True, False, False), (True, True, False)]))
     asked: dict[str, int] = {}
@@ -139,15 +140,16 @@ def test_winograd_tells_what_scratch_it_takes(data):
 @pytest.mark.parametrize(
     ("shape", "weight", "padding"),
     [((2, 64, 30, 30), (32, 64, 3, 3), (1, 1)), ((2, 32, 27, 27), (48, 32, 5, 5), (2, 2)),
-     ((8, 96, 7, 7), (128, 96, 3, 3), (1, 1))],
+     ((8, 96, 7, 7), (128, 96, 3, 3), (1, 1)), ((4, 96, 13, 13), (64, 48, 3, 3), (1, 1))],
 )  # fmt: skip
 def test_winograds_rounding(shape, weight, padding, dtype, rng):
     """Relative to the largest value, and not much more than im2col's, where many channels are added up."""
-    params = {"stride": (1, 1), "padding": padding, "dilation": (1, 1), "groups": 1}
+    groups = shape[1] // weight[1]
+    params = {"stride": (1, 1), "padding": padding, "dilation": (1, 1), "groups": groups}
     wide = normal(rng, shape), normal(rng, weight), None
     exact = run(Pair(neutral.conv2d_forward, neutral.conv2d_backward), wide, **params)
     arrays = tuple(x if x is None else x.astype(dtype) for x in wide)
-    found = run(pair_of(Winograd(shape, weight, np.dtype(dtype), padding)), arrays, **params)
+    found = run(pair_of(Winograd(shape, weight, np.dtype(dtype), padding, groups)), arrays, **params)
     for ours, true in zip(arrays_in(found.output, found.grads), arrays_in(exact.output, exact.grads), strict=True):
         error = np.abs(ours - true).max() / np.abs(true).max()
         assert error < (3e-5 if dtype == np.float32 else 1e-13)
@@ -183,7 +185,7 @@ def test_the_transforms_are_exact_polynomial_products():
 CASES = [  # by blocks, by shared blocks, by pieces of the weight; an algorithm each; images last, in one thread and two
     ((6, 8, 20, 20), (16, 8, 3, 3), "winograd"), ((2, 40, 7, 7), (40, 40, 3, 3), "winograd"),
     ((2, 130, 9, 9), (130, 130, 3, 3), "winograd"), ((4, 256, 14, 14), (256, 256, 3, 3), "winograd"),
-    ((3, 20, 23, 23), (24, 20, 5, 5), "winograd"),
+    ((3, 20, 23, 23), (24, 20, 5, 5), "winograd"), ((4, 96, 13, 13), (64, 48, 3, 3), "winograd"),
     ((6, 8, 20, 20), (16, 8, 3, 3), "im2col"), ((2, 300, 5, 5), (64, 300, 1, 1), "im2col"),
     ((5, 3, 64, 64), (16, 3, 7, 7), "im2col"),
     ((20, 4, 14, 14), (6, 4, 5, 5), "im2col"), ((200, 4, 28, 28), (8, 4, 3, 3), "im2col"),
@@ -248,7 +250,8 @@ def test_threads_change_no_bit(shape, weight, algorithm, rng, monkeypatch):
         monkeypatch.setattr(threads, "_requested", count)
         leaves = [Tensor(a, requires_grad=True) for a in (x, w, b)]
         with minicnn.use_kernels("fast", convolution=algorithm):
-            y = conv2d(*leaves, padding=weight[2] // 2, stride=2 if shape == STRIDED[0] else 1)
+            stride, groups = 2 if shape == STRIDED[0] else 1, shape[1] // weight[1]
+            y = conv2d(*leaves, padding=weight[2] // 2, stride=stride, groups=groups)
             y.backward(np.random.default_rng(1).standard_normal(y.shape).astype(np.float32))
         results.append([a.tobytes() for a in (y.data, *(t.grad for t in leaves))])
     assert results[0] == results[1] == results[2]
@@ -259,10 +262,11 @@ def test_inputs_are_left_as_they_are(rng):
         arrays = [normal(rng, s, np.float32) for s in (shape, weight, weight[:1])]
         before = [a.copy() for a in arrays]
         with minicnn.use_kernels("fast", convolution=algorithm):
-            output, saved = conv.conv2d_forward(*arrays, (1, 1), (1, 1), (1, 1), 1)
+            params = (1, 1), (1, 1), (1, 1), shape[1] // weight[1]
+            output, saved = conv.conv2d_forward(*arrays, *params)
             grad_output = normal(rng, output.shape, np.float32)
             kept = grad_output.copy()
-            conv.conv2d_backward(grad_output, saved, (True, True, True), (1, 1), (1, 1), (1, 1), 1)
+            conv.conv2d_backward(grad_output, saved, (True, True, True), *params)
         for a, b in zip((*arrays, grad_output), (*before, kept), strict=True):
             np.testing.assert_array_equal(a, b)
 
@@ -279,7 +283,8 @@ def test_deep_layers_take_winograd_and_others_cannot():
     assert chosen((16, 64, 27, 27), (192, 64, 5, 5), padding=2) == "winograd"
     assert chosen((4, 3, 224, 224), (64, 3, 3, 3)) == "im2col"  # too few channels
     assert chosen((4, 64, 112, 112), (128, 64, 3, 3), stride=2) == "im2col"
-    assert chosen((4, 64, 112, 112), (128, 32, 3, 3), groups=2) == "im2col"
+    assert chosen((16, 384, 13, 13), (256, 192, 3, 3), groups=2) == "winograd"  # AlexNet's
+    assert chosen((4, 64, 112, 112), (64, 1, 3, 3), groups=64) == "im2col"
     assert chosen((4, 64, 112, 112), (128, 64, 3, 3), dilation=2) == "im2col"
     assert chosen((4, 64, 112, 112), (128, 64, 3, 3), padding=3) == "im2col"
     assert chosen((0, 64, 112, 112), (128, 64, 3, 3)) == "im2col"

@@ -31,7 +31,7 @@ def algorithms(input_shape, weight_shape, dtype, stride, padding, dilation, grou
         general = Phased(input_shape, weight_shape, dtype, stride, padding, dilation, groups)
     if not Winograd.applies(weight_shape, stride, padding, dilation, groups) or min(*input_shape, *general.out) == 0:
         return {Im2col.name: general}
-    return {Im2col.name: general, Winograd.name: Winograd(input_shape, weight_shape, dtype, padding)}
+    return {Im2col.name: general, Winograd.name: Winograd(input_shape, weight_shape, dtype, padding, groups)}
 
 
 class Choice(NamedTuple):

@@ -294,8 +294,10 @@ def _both(weight: np.ndarray) -> np.ndarray:
     return np.kron(once, once).astype(weight.dtype)
 
 
-def _convolve(tiles: Tiles, x: np.ndarray, weight: np.ndarray, turned: bool, bias: np.ndarray | None) -> np.ndarray:
-    y = np.empty((tiles.n, tiles.filters, *tiles.out), tiles.dtype)
+def _convolve(
+    tiles: Tiles, x: np.ndarray, weight: np.ndarray, turned: bool, bias: np.ndarray | None, y: np.ndarray
+) -> None:
+    """The convolution of `x` with one group's kernels, or with them turned about, into `y`."""
 
     def finish(block: Block, v: np.ndarray, filters: slice, u: np.ndarray) -> None:
         """From V to the outputs of some filters."""
@@ -316,11 +318,10 @@ def _convolve(tiles: Tiles, x: np.ndarray, weight: np.ndarray, turned: bool, bia
     else:
         u = _filters(weight, turned, slice(0, tiles.filters))
         run(partial(pass_through, u), tiles.blocks)
-    return y
 
 
 class Winograd:
-    """One convolution's sizes, and its passes."""
+    """One convolution's sizes, and its passes. Groups are taken one after the other, each a convolution of its own."""
 
     name, images_last = "winograd", False
 
@@ -329,11 +330,12 @@ class Winograd:
         """Whether the algorithm can do it; whether it is the fastest is another matter."""
         r = weight_shape[2]
         square = weight_shape[3] == r in OUTPUTS
-        return square and tuple(stride) == tuple(dilation) == (1, 1) and groups == 1 and max(padding) < r
+        return square and tuple(stride) == tuple(dilation) == (1, 1) and max(padding) < r
 
-    def __init__(self, input_shape, weight_shape, dtype, padding):
+    def __init__(self, input_shape, weight_shape, dtype, padding, groups):
         self.input_shape, self.weight_shape, self.dtype, self.padding = input_shape, weight_shape, dtype, padding
-        self.filters, self.channels, r, _ = weight_shape
+        filters, self.channels, r, _ = weight_shape
+        self.groups, self.filters = groups, filters // groups
         self.out = tuple(s + 2 * p - r + 1 for s, p in zip(input_shape[2:], padding, strict=True))
         self.short = self.cost() < SHORT
 
@@ -345,18 +347,18 @@ class Winograd:
         of_tile, of_kernel = 50 * c + 32 * o + 0.8 * c * o, 27
         if wide_blas():
             of_tile, of_kernel = 29 * c + 18 * o + 0.38 * c * o, 17
-        return tiles * of_tile + (30 if of_weight else of_kernel) * c * o + CALLS
+        return self.groups * (tiles * of_tile + (30 if of_weight else of_kernel) * c * o + CALLS)
 
     # Each pass cuts its maps when it comes to run.
 
     @cached_property
     def tiles(self) -> Tiles:
-        return Tiles(self.input_shape, self.filters, self.weight_shape[2], self.padding, self.dtype)
+        return self._tiles()
 
     @cached_property
     def sums(self) -> Tiles:
         few = TILE**2 * self.channels * self.filters > LARGEST_SUM
-        return Tiles(self.input_shape, self.filters, self.weight_shape[2], self.padding, self.dtype, few_sums=few)
+        return self._tiles(few_sums=few)
 
     @cached_property
     def turned(self) -> Tiles:
@@ -364,18 +366,38 @@ class Winograd:
         outside = (r - 1 - self.padding[0], r - 1 - self.padding[1])
         return Tiles((self.input_shape[0], self.filters, *self.out), self.channels, r, outside, self.dtype)
 
+    def _tiles(self, few_sums: bool = False) -> Tiles:
+        n, _, *size = self.input_shape
+        return Tiles((n, self.channels, *size), self.filters, self.weight_shape[2], self.padding, self.dtype, few_sums)
+
+    def each_group(self) -> Iterator[tuple[slice, slice]]:
+        """The channels and the filters of each."""
+        for g in range(self.groups):
+            yield slice(g * self.channels, (g + 1) * self.channels), slice(g * self.filters, (g + 1) * self.filters)
+
     def forward(self, input: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
-        return _convolve(self.tiles, input, weight.astype(self.dtype, copy=False), False, bias)
+        weight = weight.astype(self.dtype, copy=False)
+        output = np.empty((len(input), len(weight), *self.out), self.dtype)
+        for channels, filters in self.each_group():
+            own_bias = None if bias is None else bias[filters]
+            _convolve(self.tiles, input[:, channels], weight[filters], False, own_bias, output[:, filters])
+        return output
 
     def backward(self, grad_output, input, weight, needs):
         weight = weight.astype(self.dtype, copy=False)
-        grad_input = _convolve(self.turned, grad_output, weight, True, None) if needs[0] else None
-        grad_weight = self._sum(grad_output, input, weight) if needs[1] else None
+        grad_input = np.empty(input.shape, self.dtype) if needs[0] else None
+        grad_weight = np.empty(weight.shape, self.dtype) if needs[1] else None
+        for channels, filters in self.each_group():
+            grad, own = grad_output[:, filters], weight[filters]
+            if grad_input is not None:
+                _convolve(self.turned, grad, own, True, None, grad_input[:, channels])
+            if grad_weight is not None:
+                self._sum(grad, input[:, channels], grad_weight[filters])
         return grad_input, grad_weight, sum_of_maps(grad_output) if needs[2] else None
 
-    def _sum(self, grad_output: np.ndarray, input: np.ndarray, weight: np.ndarray) -> np.ndarray:
-        """∂L/∂w."""
-        tiles, (o, c, *kernel) = self.sums, weight.shape
+    def _sum(self, grad_output: np.ndarray, input: np.ndarray, grad_weight: np.ndarray) -> None:
+        """∂L/∂w of one group, into `grad_weight`."""
+        tiles, (o, c, *kernel) = self.sums, grad_weight.shape
         shares = tiles.shares(SUMS)
         of_u = scratch("sums", (len(shares), TILE**2, o, c), self.dtype)
 
@@ -394,16 +416,15 @@ class Winograd:
             run(multiply, tiles.products())
 
         run(lambda i: each(partial(add, i), shares[i]), range(len(shares)))
-        matrix, grad_weight = _both(weight), np.empty((o * c, prod(kernel)), self.dtype)
+        matrix, flat = _both(grad_weight), grad_weight.reshape(o * c, prod(kernel))
         whole = total(of_u).reshape(TILE**2, o * c)
-        run(lambda part: np.matmul(whole[:, part].T, matrix, out=grad_weight[part]), pieces(o * c, PIECE // TILE**2))
-        return grad_weight.reshape(weight.shape)
+        run(lambda part: np.matmul(whole[:, part].T, matrix, out=flat[part]), pieces(o * c, PIECE // TILE**2))
 
     def scratch(
         self, backward: bool, needs: tuple[bool, ...], threads: int, ordered: bool = False
     ) -> tuple[list[tuple[int, str, int]], int]:
         """What a pass takes beside its arguments and results; as `Im2col.scratch`."""
-        o, c, *_ = self.weight_shape
+        o, c = self.filters, self.channels
         passes = [self.turned] * needs[0] + [self.sums] * needs[1] if backward else [self.tiles]
         found: list[tuple[int, str, int]] = []
         for tiles in passes:
