@@ -333,7 +333,8 @@ def _implementation(op: Op, on_host: bool, kinds: set[str]) -> tuple[Callable, C
 
 def _passes(op: Op, room: ModuleType | None) -> tuple[Callable, Callable]:
     """An operation's forward and backward in a room, or its own where the room has not both."""
-    forward, backward = (getattr(room, kernel.__name__, None) for kernel in (op.forward, op.backward))
+    forward = getattr(room, op.forward.__name__, None)
+    backward = getattr(room, op.backward.__name__, None)
     return (op.forward, op.backward) if forward is None or backward is None else (forward, backward)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import builtins
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,8 @@ def _operand(name: str, x: Any, other: Tensor) -> Tensor:
 def _plain(name: str, x: TensorLike | None, reference: Tensor, dtype: Any = None) -> Array | None:
     """An argument that is not differentiated, as an array beside `reference`: a plain array crosses over to it."""
     if isinstance(x, Tensor):
+        if type(x.data) is type(reference.data) is np.ndarray and dtype is None:  # nearly always
+            return x.data
         _check_devices(name, reference.data, x.data)
         x = x.data
     return None if x is None else _crossed(name, x, reference, dtype)
@@ -604,9 +607,24 @@ def conv2d(
         raise ValueError(
             f"{located('conv2d')}: weight has shape {weight.shape}, and must be (out, in/groups, height, width)"
         )
+    if not isinstance(groups, (int, np.integer)):
+        raise ValueError(f"{located('conv2d')}: groups={groups!r} must be a positive int")
     stride, dilation = pair("conv2d", "stride", stride, (1, 1)), pair("conv2d", "dilation", dilation, (1, 1))
-    (out_channels, per_group, *size), channels = weight.shape, input.shape[1]
-    if not isinstance(groups, int | np.integer) or groups < 1 or out_channels % groups:
+    if isinstance(padding, str):
+        input, padding = _named_padding(input, padding, weight.shape[2:], stride, dilation)
+    padding = pair("conv2d", "padding", padding, (0, 0), least=0)
+    of_bias = None if bias is None else bias.shape
+    _check_conv2d(input.shape, weight.shape, of_bias, stride, padding, dilation, groups)
+    _same_dtype("conv2d", input=input, weight=weight, bias=bias)
+    output = apply(CONV2D, input, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups)
+    return squeeze(output, 0) if single else output
+
+
+@lru_cache(1024)  # a network asks the same at every step
+def _check_conv2d(input, weight, bias, stride, padding, dilation, groups) -> None:
+    """That the shapes fit."""
+    (out_channels, per_group, *size), channels = weight, input[1]
+    if groups < 1 or out_channels % groups:
         raise ValueError(
             f"{located('conv2d')}: groups={groups} must be a positive int that divides the {out_channels} filters"
         )
@@ -614,26 +632,18 @@ def conv2d(
         fits = channels // per_group if per_group and channels % per_group == 0 else 0
         hint = f". Did you mean groups={fits}?" if fits and out_channels % fits == 0 else ""
         raise ValueError(
-            f"{located('conv2d')}: input has {channels} channels, weight {weight.shape} with groups={groups} expects "
+            f"{located('conv2d')}: input has {channels} channels, weight {weight} with groups={groups} expects "
             f"{per_group * groups}{hint}"
         )
-    if bias is not None and bias.shape != (out_channels,):
-        raise ValueError(
-            f"{located('conv2d')}: bias has shape {bias.shape}, {out_channels} filters expect ({out_channels},)"
-        )
-    _same_dtype("conv2d", input=input, weight=weight, bias=bias)
-    if isinstance(padding, str):
-        input, padding = _named_padding(input, padding, size, stride, dilation)
-    padding = pair("conv2d", "padding", padding, (0, 0), least=0)
+    if bias is not None and bias != (out_channels,):
+        raise ValueError(f"{located('conv2d')}: bias has shape {bias}, {out_channels} filters expect ({out_channels},)")
     if 0 in size or any(
-        n + 2 * p < d * (k - 1) + 1 for n, p, d, k in zip(input.shape[2:], padding, dilation, size, strict=True)
+        n + 2 * p < d * (k - 1) + 1 for n, p, d, k in zip(input[2:], padding, dilation, size, strict=True)
     ):
         raise ValueError(
             f"{located('conv2d')}: a kernel of {size[0]}×{size[1]} with dilation {dilation} does not fit into an input "
-            f"of {input.shape[2]}×{input.shape[3]} with padding {padding}"
+            f"of {input[2]}×{input[3]} with padding {padding}"
         )
-    output = apply(CONV2D, input, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups)
-    return squeeze(output, 0) if single else output
 
 
 def _named_padding(input: Tensor, padding: str, size, stride, dilation) -> tuple[Tensor, Any]:
@@ -833,6 +843,7 @@ def batch_norm(
         raise ValueError(f"{located('batch_norm')}: input has shape {input.shape}, and must be (batch, channels, *)")
     if training:
         mean, var = _written(running_mean), _written(running_var)
+        _check_devices("batch_norm", input.data, mean, var)
     else:
         mean, var = _plain("batch_norm", running_mean, input), _plain("batch_norm", running_var, input)
     for argument, x in (("running_mean", mean), ("running_var", var), ("weight", weight), ("bias", bias)):
@@ -844,7 +855,6 @@ def batch_norm(
     if eps < 0 or (eps == 0 and training):
         raise ValueError(f"{located('batch_norm')}: eps is {eps}, and must be positive: it keeps 1/√(var + eps) finite")
     _same_dtype("batch_norm", input=input, weight=weight, bias=bias, running_mean=mean, running_var=var)
-    _check_devices("batch_norm", input.data, mean, var)
     if (mean is None) != (var is None) or (mean is None and not training):
         raise ValueError(
             f"{located('batch_norm')}: {'running_mean' if mean is None else 'running_var'} is missing. Evaluation "

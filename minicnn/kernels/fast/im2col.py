@@ -26,7 +26,7 @@ columns.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache, partial
+from functools import cache, cached_property, lru_cache, partial
 from math import prod
 
 import numpy as np
@@ -34,7 +34,7 @@ import numpy as np
 from ...backend import sliding_windows
 from ...threads import each, pieces, portions, run, wide_blas
 from ..conv import output_size
-from .layout import IMAGES_LAST, MANY_IMAGES, empty_maps, lie_last
+from .layout import IMAGES_FIRST, IMAGES_LAST, MANY_IMAGES, empty_maps, lie_last
 from .scratch import scratch, sum_of_maps
 
 NUMBERS = 1 << 18  # of a block's columns; a megabyte of float32
@@ -72,6 +72,7 @@ class Im2col:
         # copy, for then what is copied at a time is long, also where maps are small; but for a stride, which keeps
         # neighbours apart.
         self.order = IMAGES_LAST if self.taps > 1 and max(stride) == 1 else (1, 0, 2, 3)
+        self.back = IMAGES_FIRST if self.order == IMAGES_LAST else self.order
         self.pointwise = tuple(stride) == tuple(self.kernel) == (1, 1) and tuple(padding) == (0, 0)
         self.images_last = (
             self.order == IMAGES_LAST
@@ -84,6 +85,7 @@ class Im2col:
         copies, sums = self.filters * kw * wide, self.channels * kh * (kw * self.out[1] - wide)
         self.by_rows = self.images_last and COPIES * copies < sums
         self.least_blocks = 2 if self.small or self.images_last else LEAST_BLOCKS
+        self.cut: dict[bool, list[list[Block]]] = {}  # for backward, with strips and without
         self.short = self.cost() < SHORT  # then a second thread is not worth waking
 
         # The weight's gradient is made as (groups, K, O/groups), and turned about at the end.
@@ -126,6 +128,17 @@ class Im2col:
         """Lists of blocks that threads work through; a single list, where threads share the blocks themselves."""
         return portions(blocks, most if len(blocks) >= self.least_blocks and not self.short else 1)
 
+    @cached_property
+    def of_forward(self) -> list[list[Block]]:
+        blocks = self.blocks(strips=True)
+        return self.shares(blocks, len(blocks))
+
+    def of_backward(self, needs: tuple[bool, ...]) -> list[list[Block]]:
+        strips = not needs[0] or self.pointwise
+        if strips not in self.cut:
+            self.cut[strips] = self.shares(self.blocks(strips), self.sums())
+        return self.cut[strips]
+
     def sums(self) -> int:
         """How many partial sums of the weight's gradient: they have to be added up. A power of two, for threads; but
         where images lie last, blocks are taken in turn, for one gives to the same entries of the input as the next."""
@@ -134,7 +147,7 @@ class Im2col:
         fitting = SUM_NUMBERS * self.groups // (self.filters * self.channels * self.taps)
         return 1 << min(max(fitting, 2), SUMS).bit_length() - 1
 
-    def parts(self, total: int, numbers: int, shared: bool) -> list[Part]:
+    def parts(self, total: int, numbers: int, shared: bool) -> tuple[Part, ...]:
         """All `total` channels (the input's, or the filters), some at a time; each brings so many `numbers` with it.
 
         A shared block's are divided among threads; the others' only if their columns are too many. Channels of one
@@ -142,10 +155,9 @@ class Im2col:
         """
         size, most = total // self.groups, 8 * NUMBERS // max(numbers, 1)
         units, most = (total, most) if self.groups == 1 else (self.groups, most // max(size, 1))
-        cut = pieces(units, min(most, -(-units // self.least_blocks)) if shared and not self.short else most)
-        if self.groups == 1:
-            return [(part, slice(0, 1), part) for part in cut]
-        return [(slice(part.start * size, part.stop * size), part, slice(0, size)) for part in cut]
+        if shared and not self.short:
+            most = min(most, -(-units // self.least_blocks))
+        return _parts(units, most, 0 if self.groups == 1 else size)
 
     def extent(self, block: Block) -> tuple[int, int, int]:
         """Images, rows, and windows of a block."""
@@ -180,7 +192,7 @@ class Im2col:
     def array(self, role: str, n: int, c: int, height: int, width: int) -> np.ndarray:
         """A scratch array (n, c, height, width), in memory in the order of the passes."""
         shape = (n, c, height, width)
-        return scratch(role, tuple(shape[axis] for axis in self.order), self.dtype).transpose(np.argsort(self.order))
+        return scratch(role, tuple([shape[axis] for axis in self.order]), self.dtype).transpose(self.back)
 
     def bordered(self, role: str, n: int, c: int) -> np.ndarray:
         """A scratch array for whole images with their borders."""
@@ -271,9 +283,7 @@ class Im2col:
     def forward(self, input: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
         w = weight.reshape(self.groups, self.filters // self.groups, -1)  # (groups, O/groups, K)
         output = empty_maps((self.n, self.filters, *self.out), self.dtype, self.images_last)
-        blocks = self.blocks(strips=True)
-        shares = self.shares(blocks, len(blocks))
-        shared = len(shares) == 1
+        shared = len(self.of_forward) == 1
 
         def pass_through(block: Block) -> None:
             (images, rows), (n, _, count) = block, self.extent(block)
@@ -307,14 +317,14 @@ class Im2col:
 
             run(apply, self.parts(self.filters, count, shared))
 
-        run(lambda share: each(pass_through, share), shares)
+        run(lambda share: each(pass_through, share), self.of_forward)
         return output
 
     def backward(self, grad_output, input, weight, needs):
         w = weight.reshape(self.groups, self.filters // self.groups, -1)  # (groups, O/groups, K)
         grad_input = empty_maps(input.shape, self.dtype, self.images_last) if needs[0] else None
         summed = None if grad_input is None else self.sums_of_all(grad_input)
-        shares = self.shares(self.blocks(strips=not needs[0] or self.pointwise), self.sums())
+        shares = self.of_backward(needs)
         shape = (self.groups, *w.shape[:0:-1]) if self.turned else w.shape
         of_weight = [np.empty(shape, self.dtype) for _ in shares] if needs[1] else None
         shared = len(shares) == 1
@@ -365,10 +375,10 @@ class Im2col:
         """What a pass takes beside its arguments and results, for the memory ledger: scratch arrays as (the number of a
         thread, role, how many numbers), and how many numbers else. In the input images lie last if it is `ordered`, in
         the gradient if they do in the output."""
-        blocks = self.blocks(strips=not backward or not needs[0] or self.pointwise)
+        shares = self.of_backward(needs) if backward else self.of_forward
+        blocks = [block for share in shares for block in share]
         if not blocks or (backward and not (needs[0] or needs[1])):
             return [], 0
-        shares = self.shares(blocks, self.sums() if backward else len(blocks))
         shared, (n, out_h, count) = len(shares) == 1, max(map(self.extent, blocks), key=lambda extent: extent[2])
         parts = self.parts(self.channels, count * self.taps, shared)
         channels = max(part[0].stop - part[0].start for part in parts)
@@ -401,6 +411,14 @@ class Im2col:
         return found, sums * self.filters * self.channels * self.taps // self.groups
 
 
+@lru_cache(1024)
+def _parts(units: int, most: int, size: int) -> tuple[Part, ...]:
+    """`units` channels of one group or, with a `size`, groups of so many channels, at most `most` at a time."""
+    if not size:
+        return tuple((part, slice(0, 1), part) for part in pieces(units, most))
+    return tuple((slice(part.start * size, part.stop * size), part, slice(0, size)) for part in pieces(units, most))
+
+
 @cache
 def parts_of_row(length: int, most: float, least: int) -> int:
     """In how many parts of one length, from `least` to `most`, a row can be divided; else 1."""
@@ -421,7 +439,10 @@ def multiply(weights: np.ndarray, columns: np.ndarray, out: np.ndarray) -> None:
     rows, depth = weights.shape[1:]
     most = min(UNPACKED / max(rows, 1), NUMBERS / 2) / max(depth, 1)  # and half a block's columns
     count = parts_of_row(columns.shape[2], most, LEAST_LENGTH) if wide_blas() else 1
-    np.matmul(weights[:, None], divided(columns, count), out=divided(out, count))
+    if count == 1:
+        np.matmul(weights, columns, out=out)
+    else:
+        np.matmul(weights[:, None], divided(columns, count), out=divided(out, count))
 
 
 def sum_over_windows(a: np.ndarray, b: np.ndarray, out: np.ndarray, first: bool) -> None:

@@ -26,10 +26,11 @@ def scratch(role: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     if size * dtype.itemsize > LARGEST_KEPT:
         return np.empty(shape, dtype)
     arrays = _kept.__dict__.setdefault("arrays", {})
-    if (role, dtype) not in arrays or arrays[role, dtype].size < size:
-        arrays.pop((role, dtype), None)  # before the larger one comes
-        arrays[role, dtype] = np.empty(size, dtype)
-    return arrays[role, dtype][:size].reshape(shape)
+    array = arrays.get((role, dtype))
+    if array is None or array.size < size:
+        array = arrays[role, dtype] = None  # before the larger one comes
+        array = arrays[role, dtype] = np.empty(size, dtype)
+    return array[:size].reshape(shape)
 
 
 def sum_of_maps(maps: np.ndarray) -> np.ndarray:
