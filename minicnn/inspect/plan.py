@@ -73,8 +73,8 @@ class Plan:
 
 
 def plan(model: Module, input_shape: Sequence[Any]) -> Plan:
-    """Which algorithm the fast kernels take for each convolution of `model`, forward and for the gradient of its input;
-    that of its weight may take another where maps are small. Nothing is computed but shapes.
+    """Which algorithm the fast kernels take for each convolution of `model` forward; backward may take another where
+    maps or channels are few. Nothing is computed but shapes.
 
     ``minicnn.use_kernels("fast", convolution="im2col")`` forces one.
 

@@ -284,32 +284,34 @@ def test_deep_layers_take_winograd_and_others_cannot():
     assert chosen((4, 3, 224, 224), (64, 3, 3, 3)) == "im2col"  # too few channels
     assert chosen((4, 64, 112, 112), (128, 64, 3, 3), stride=2) == "im2col"
     assert chosen((16, 384, 13, 13), (256, 192, 3, 3), groups=2) == "winograd"  # AlexNet's
+    assert chosen((32, 16, 32, 32), (16, 16, 3, 3)) == "winograd"  # ResNet-20's
     assert chosen((4, 64, 112, 112), (64, 1, 3, 3), groups=64) == "im2col"
     assert chosen((4, 64, 112, 112), (128, 64, 3, 3), dilation=2) == "im2col"
     assert chosen((4, 64, 112, 112), (128, 64, 3, 3), padding=3) == "im2col"
     assert chosen((0, 64, 112, 112), (128, 64, 3, 3)) == "im2col"
 
 
-@pytest.fixture
-def two_algorithms(monkeypatch):
-    """The weight's gradient by im2col, all else by Winograd."""
-    monkeypatch.setattr(Winograd, "cost", lambda self, of_weight=False: np.inf if of_weight else 0.0)
+@pytest.fixture(params=["input", "weight"])
+def by_winograd(request, monkeypatch):
+    """One of the gradients by Winograd, all else by im2col."""
+    monkeypatch.setattr(Winograd, "cost", lambda self, of="output": 0.0 if of == request.param else np.inf)
     conv.choice.cache_clear()
-    yield
+    yield request.param
     conv.choice.cache_clear()
 
 
-@pytest.mark.usefixtures("two_algorithms")
 @pytest.mark.parametrize("needs", [(w, x, b) for w in (True, False) for x in (True, False) for b in (True, False)])
-def test_a_backward_pass_by_two_algorithms(needs, rng):
+def test_a_backward_pass_by_two_algorithms(needs, by_winograd, rng):
     arrays = normal(rng, (2, 3, 7, 7), np.float64), normal(rng, (5, 3, 3, 3), np.float64), normal(rng, 5, np.float64)
     params = {"stride": (1, 1), "padding": (1, 1), "dilation": (1, 1), "groups": 1}
     pairs = Pair(neutral.conv2d_forward, neutral.conv2d_backward), Pair(conv.conv2d_forward, conv.conv2d_backward)
     expected, result = (run(pair, arrays, needs, **params) for pair in pairs)
     assert_same(result, expected, 1e-11)
     sizes = arrays[0].shape, arrays[1].shape, arrays[0].dtype
+    assert conv.plan(*sizes, **params).name == "im2col"
+    first, second = ("winograd", "im2col") if by_winograd == "input" else ("im2col", "winograd")
     names = [algorithm.name for algorithm, _ in conv.plan_of_gradients(needs, *sizes, **params)]
-    assert names == ["winograd"] * (needs[0] or needs[2]) + ["im2col"] * needs[1]
+    assert names == [first] * (needs[0] or needs[2]) + [second] * needs[1]
     with minicnn.use_kernels("fast", convolution="winograd"):
         ((algorithm, some),) = conv.plan_of_gradients(needs, *sizes, **params)
     assert algorithm.name == "winograd" and some == needs

@@ -35,12 +35,13 @@ def algorithms(input_shape, weight_shape, dtype, stride, padding, dilation, grou
 
 
 class Choice(NamedTuple):
-    """The algorithms for a convolution by name, the one that should take least time, and that for the gradient of the
-    weight, which may be another."""
+    """The algorithms for a convolution by name, and those that should take least time: for its output, and for the
+    gradients of its input and its weight."""
 
     able: dict[str, Im2col | Winograd]
-    fastest: Im2col | Winograd
-    fastest_of_weight: Im2col | Winograd
+    of_output: Im2col | Winograd
+    of_input: Im2col | Winograd
+    of_weight: Im2col | Winograd
 
     def or_forced(self, algorithm: Im2col | Winograd) -> Im2col | Winograd:
         name = forced.get()
@@ -51,14 +52,13 @@ class Choice(NamedTuple):
 def choice(input_shape, weight_shape, dtype, stride, padding, dilation, groups) -> Choice:
     """Once for these shapes: how an algorithm cuts its work depends on nothing else."""
     able = algorithms(input_shape, weight_shape, dtype, stride, padding, dilation, groups)
-    fastest = (min(able.values(), key=lambda algorithm: algorithm.cost(of_weight)) for of_weight in (False, True))
-    return Choice(able, *fastest)
+    return Choice(able, *(min(able.values(), key=lambda a: a.cost(of)) for of in ("output", "input", "weight")))
 
 
 def plan(input_shape, weight_shape, dtype, stride, padding, dilation, groups) -> Im2col | Winograd:
     """The algorithm for a convolution of these shapes, ready to run `forward` and `backward`."""
     found = choice(input_shape, weight_shape, dtype, stride, padding, dilation, groups)
-    return found.or_forced(found.fastest)
+    return found.or_forced(found.of_output)
 
 
 def plan_of_gradients(
@@ -66,7 +66,7 @@ def plan_of_gradients(
 ) -> list[tuple[Im2col | Winograd, Needs]]:
     """Which algorithms make the gradients that are needed, of input, weight and bias, and which of them each."""
     found = choice(input_shape, weight_shape, dtype, stride, padding, dilation, groups)
-    of_input, of_weight = found.or_forced(found.fastest), found.or_forced(found.fastest_of_weight)
+    of_input, of_weight = found.or_forced(found.of_input), found.or_forced(found.of_weight)
     if of_input is of_weight:
         return [(of_input, needs)]
     parts = (of_input, (needs[0], False, needs[2])), (of_weight, (False, needs[1], False))

@@ -93,12 +93,14 @@ class Im2col:
         few = filters <= FEW_FILTERS or self.n * prod(self.out) >= MANY_WINDOWS
         self.turned = few and filters < self.channels // groups * self.taps
 
-    def cost(self, of_weight: bool = False) -> float:
-        """An estimate of the forward pass on one core, in nanoseconds, or of the gradient `of_weight`, which is alike
-        here; its numbers are fitted to measurements."""
+    def cost(self, of: str = "output") -> float:
+        """An estimate of the forward pass on one core, in nanoseconds, or of that part of the backward pass which makes
+        the gradient `of` the ``"input"`` or the ``"weight"``; its numbers are fitted to measurements."""
         depth = self.channels * self.taps
         product = 0.0095 if wide_blas() else 0.021
-        copies = 0 if self.pointwise else 0.1 * depth + 0.15 * self.filters if self.images_last else 0.4 * depth
+        copies = (0.6 if of == "input" else 0.4) * depth  # to add back takes longer
+        if self.pointwise or self.images_last:
+            copies = 0 if self.pointwise else 0.1 * depth + 0.15 * self.filters
         of_window = product * depth * self.filters / self.groups + copies
         return self.n * prod(self.out) * of_window + 0.4 * depth * self.filters / self.groups  # and the weight's memory
 

@@ -80,7 +80,7 @@ ROWS, COLUMNS = 32, 64  # of products that are divided so that they are not pack
 MANY_CHANNELS = 256  # more of them in kernels turned about, which lie far apart, are better packed
 PIECE = 1 << 18  # numbers that a transform works on at a time
 SUMS = 8  # partial sums of the weight's gradient
-CALLS = 1e6  # nanoseconds that its many calls take, for threads hand Python's lock to each other between them
+CALLS = 8e5  # nanoseconds that its many calls take, for threads hand Python's lock to each other between them
 LARGEST_SUM = 1 << 19  # numbers in one; where it would have more, threads share the blocks
 
 Block = tuple[slice, slice]  # images, rows of tiles
@@ -339,15 +339,15 @@ class Winograd:
         self.out = tuple(s + 2 * p - r + 1 for s, p in zip(input_shape[2:], padding, strict=True))
         self.short = self.cost() < SHORT
 
-    def cost(self, of_weight: bool = False) -> float:
-        """An estimate as `Im2col.cost`; the gradient `of_weight` takes longer, where ∂L/∂U leaves the cache."""
+    def cost(self, of: str = "output") -> float:
+        """An estimate as `Im2col.cost`; the weight's gradient takes longer, where ∂L/∂U leaves the cache."""
         c, o, step = self.channels, self.filters, OUTPUTS[self.weight_shape[2]]
         tiles = self.input_shape[0] * prod(-(-size // step) for size in self.out)
         # For V, Y, and the products; and for U.
-        of_tile, of_kernel = 50 * c + 32 * o + 0.8 * c * o, 27
+        of_tile, of_kernel = 40 * c + 26 * o + 0.8 * c * o, 27
         if wide_blas():
-            of_tile, of_kernel = 29 * c + 18 * o + 0.38 * c * o, 17
-        return self.groups * (tiles * of_tile + (30 if of_weight else of_kernel) * c * o + CALLS)
+            of_tile, of_kernel = 23 * c + 14 * o + 0.38 * c * o, 17
+        return self.groups * (tiles * of_tile + (30 if of == "weight" else of_kernel) * c * o + CALLS)
 
     # Each pass cuts its maps when it comes to run.
 
