@@ -63,8 +63,6 @@ def _operand(name: str, x: Any, other: Tensor) -> Tensor:
 def _plain(name: str, x: TensorLike | None, reference: Tensor, dtype: Any = None) -> Array | None:
     """An argument that is not differentiated, as an array beside `reference`: a plain array crosses over to it."""
     if isinstance(x, Tensor):
-        if type(x.data) is type(reference.data) is np.ndarray and dtype is None:  # nearly always
-            return x.data
         _check_devices(name, reference.data, x.data)
         x = x.data
     return None if x is None else _crossed(name, x, reference, dtype)

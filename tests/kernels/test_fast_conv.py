@@ -74,7 +74,7 @@ def algorithms(arrays, params) -> list[Im2col | Winograd]:
 
 
 def _winograd(input_shape, weight_shape, dtype, stride, padding, dilation, groups):
-    if Winograd.applies(weight_shape, stride, padding, dilation, groups):
+    if Winograd.applies(weight_shape, stride, padding, dilation):
         yield Winograd(input_shape, weight_shape, dtype, padding, groups)
 
 

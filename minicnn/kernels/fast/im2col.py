@@ -26,7 +26,7 @@ columns.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache, cached_property, lru_cache, partial
+from functools import cache, cached_property, partial
 from math import prod
 
 import numpy as np
@@ -85,7 +85,6 @@ class Im2col:
         copies, sums = self.filters * kw * wide, self.channels * kh * (kw * self.out[1] - wide)
         self.by_rows = self.images_last and COPIES * copies < sums
         self.least_blocks = 2 if self.small or self.images_last else LEAST_BLOCKS
-        self.cut: dict[bool, list[list[Block]]] = {}  # for backward, with strips and without
         self.short = self.cost() < SHORT  # then a second thread is not worth waking
 
         # The weight's gradient is made as (groups, K, O/groups), and turned about at the end.
@@ -132,14 +131,21 @@ class Im2col:
 
     @cached_property
     def of_forward(self) -> list[list[Block]]:
+        """The forward pass's shares."""
         blocks = self.blocks(strips=True)
         return self.shares(blocks, len(blocks))
 
+    @cached_property
+    def in_strips(self) -> list[list[Block]]:
+        return self.shares(self.blocks(strips=True), self.sums())
+
+    @cached_property
+    def in_images(self) -> list[list[Block]]:
+        return self.shares(self.blocks(strips=False), self.sums())
+
     def of_backward(self, needs: tuple[bool, ...]) -> list[list[Block]]:
-        strips = not needs[0] or self.pointwise
-        if strips not in self.cut:
-            self.cut[strips] = self.shares(self.blocks(strips), self.sums())
-        return self.cut[strips]
+        """The backward pass's: the input's gradient is made of whole images, unless windows do not overlap."""
+        return self.in_strips if not needs[0] or self.pointwise else self.in_images
 
     def sums(self) -> int:
         """How many partial sums of the weight's gradient: they have to be added up. A power of two, for threads; but
@@ -149,7 +155,7 @@ class Im2col:
         fitting = SUM_NUMBERS * self.groups // (self.filters * self.channels * self.taps)
         return 1 << min(max(fitting, 2), SUMS).bit_length() - 1
 
-    def parts(self, total: int, numbers: int, shared: bool) -> tuple[Part, ...]:
+    def parts(self, total: int, numbers: int, shared: bool) -> list[Part]:
         """All `total` channels (the input's, or the filters), some at a time; each brings so many `numbers` with it.
 
         A shared block's are divided among threads; the others' only if their columns are too many. Channels of one
@@ -157,9 +163,10 @@ class Im2col:
         """
         size, most = total // self.groups, 8 * NUMBERS // max(numbers, 1)
         units, most = (total, most) if self.groups == 1 else (self.groups, most // max(size, 1))
-        if shared and not self.short:
-            most = min(most, -(-units // self.least_blocks))
-        return _parts(units, most, 0 if self.groups == 1 else size)
+        cut = pieces(units, min(most, -(-units // self.least_blocks)) if shared and not self.short else most)
+        if self.groups == 1:
+            return [(part, slice(0, 1), part) for part in cut]
+        return [(slice(part.start * size, part.stop * size), part, slice(0, size)) for part in cut]
 
     def extent(self, block: Block) -> tuple[int, int, int]:
         """Images, rows, and windows of a block."""
@@ -413,14 +420,6 @@ class Im2col:
         return found, sums * self.filters * self.channels * self.taps // self.groups
 
 
-@lru_cache(1024)
-def _parts(units: int, most: int, size: int) -> tuple[Part, ...]:
-    """`units` channels of one group or, with a `size`, groups of so many channels, at most `most` at a time."""
-    if not size:
-        return tuple((part, slice(0, 1), part) for part in pieces(units, most))
-    return tuple((slice(part.start * size, part.stop * size), part, slice(0, size)) for part in pieces(units, most))
-
-
 @cache
 def parts_of_row(length: int, most: float, least: int) -> int:
     """In how many parts of one length, from `least` to `most`, a row can be divided; else 1."""
@@ -441,10 +440,7 @@ def multiply(weights: np.ndarray, columns: np.ndarray, out: np.ndarray) -> None:
     rows, depth = weights.shape[1:]
     most = min(UNPACKED / max(rows, 1), NUMBERS / 2) / max(depth, 1)  # and half a block's columns
     count = parts_of_row(columns.shape[2], most, LEAST_LENGTH) if wide_blas() else 1
-    if count == 1:
-        np.matmul(weights, columns, out=out)
-    else:
-        np.matmul(weights[:, None], divided(columns, count), out=divided(out, count))
+    np.matmul(weights[:, None], divided(columns, count), out=divided(out, count))
 
 
 def sum_over_windows(a: np.ndarray, b: np.ndarray, out: np.ndarray, first: bool) -> None:

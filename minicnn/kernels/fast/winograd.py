@@ -326,7 +326,7 @@ class Winograd:
     name, images_last = "winograd", False
 
     @staticmethod
-    def applies(weight_shape, stride, padding, dilation, groups) -> bool:
+    def applies(weight_shape, stride, padding, dilation) -> bool:
         """Whether the algorithm can do it; whether it is the fastest is another matter."""
         r = weight_shape[2]
         square = weight_shape[3] == r in OUTPUTS
