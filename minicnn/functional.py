@@ -841,7 +841,6 @@ def batch_norm(
         raise ValueError(f"{located('batch_norm')}: input has shape {input.shape}, and must be (batch, channels, *)")
     if training:
         mean, var = _written(running_mean), _written(running_var)
-        _check_devices("batch_norm", input.data, mean, var)
     else:
         mean, var = _plain("batch_norm", running_mean, input), _plain("batch_norm", running_var, input)
     for argument, x in (("running_mean", mean), ("running_var", var), ("weight", weight), ("bias", bias)):
@@ -853,6 +852,7 @@ def batch_norm(
     if eps < 0 or (eps == 0 and training):
         raise ValueError(f"{located('batch_norm')}: eps is {eps}, and must be positive: it keeps 1/√(var + eps) finite")
     _same_dtype("batch_norm", input=input, weight=weight, bias=bias, running_mean=mean, running_var=var)
+    _check_devices("batch_norm", input.data, mean, var)
     if (mean is None) != (var is None) or (mean is None and not training):
         raise ValueError(
             f"{located('batch_norm')}: {'running_mean' if mean is None else 'running_var'} is missing. Evaluation "
