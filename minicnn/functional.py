@@ -605,13 +605,14 @@ def conv2d(
         raise ValueError(
             f"{located('conv2d')}: weight has shape {weight.shape}, and must be (out, in/groups, height, width)"
         )
-    if not isinstance(groups, (int, np.integer)):
+    if isinstance(groups, bool) or not isinstance(groups, (int, np.integer)):
         raise ValueError(f"{located('conv2d')}: groups={groups!r} must be a positive int")
     stride, dilation = pair("conv2d", "stride", stride, (1, 1)), pair("conv2d", "dilation", dilation, (1, 1))
     if isinstance(padding, str):
         input, padding = _named_padding(input, padding, weight.shape[2:], stride, dilation)
     padding = pair("conv2d", "padding", padding, (0, 0), least=0)
     of_bias = None if bias is None else bias.shape
+    groups = int(groups)  # sizes are computed with it, and NumPy's small integers would overflow
     _check_conv2d(input.shape, weight.shape, of_bias, stride, padding, dilation, groups)
     _same_dtype("conv2d", input=input, weight=weight, bias=bias)
     output = apply(CONV2D, input, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups)
@@ -622,6 +623,8 @@ def conv2d(
 def _check_conv2d(input, weight, bias, stride, padding, dilation, groups) -> None:
     """That the shapes fit."""
     (out_channels, per_group, *size), channels = weight, input[1]
+    if out_channels == 0:
+        raise ValueError(f"{located('conv2d')}: weight has shape {weight}, and must have at least one filter")
     if groups < 1 or out_channels % groups:
         raise ValueError(
             f"{located('conv2d')}: groups={groups} must be a positive int that divides the {out_channels} filters"
@@ -704,6 +707,8 @@ def _pool_arguments(
             f"{located(name)}: a window of {size[0]}×{size[1]} does not fit into an input of "
             f"{input.shape[2]}×{input.shape[3]} with padding {params['padding']}"
         )
+    if 0 in input.shape[2:]:
+        raise ValueError(f"{located(name)}: input of shape {input.shape} has nothing to pool")
     return params, dilation
 
 

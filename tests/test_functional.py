@@ -228,6 +228,25 @@ def test_the_variance_of_one_value_is_nan_and_so_is_its_gradient(rng):
     assert np.isnan(x.grad).all()
 
 
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_convolution_of_no_channels_is_its_bias(kernel, stride):
+    x, w = (Tensor(np.ones(shape), requires_grad=True) for shape in ((2, 0, 6, 6), (4, 0, kernel, kernel)))
+    b = Tensor(np.arange(4.0), requires_grad=True)
+    y = F.conv2d(x, w, b, stride)
+    np.testing.assert_array_equal(y.numpy(), np.broadcast_to(np.arange(4.0)[:, None, None], y.shape))
+    y.backward(np.ones(y.shape))
+    assert x.grad.shape == x.shape and w.grad.shape == w.shape
+    np.testing.assert_array_equal(b.grad, np.full(4, y.size / 4))
+
+
+@pytest.mark.parametrize("integer", [np.int8, np.int64])
+def test_groups_may_be_numpys(integer, rng):
+    """And where a convolution of these shapes was first asked for with a small one, nothing of it stays."""
+    x, w = rng.standard_normal((1, 4, 40, 41), np.float32), rng.standard_normal((8, 2, 3, 3), np.float32)
+    np.testing.assert_array_equal(F.conv2d(x, w, groups=integer(2)).numpy(), F.conv2d(x, w, groups=2).numpy())
+
+
 def test_a_complex_bias_of_a_real_convolution(rng):
     """As the complex step of the gradient check needs it."""
     x, w, b = rng.standard_normal((2, 3, 4, 4)), rng.standard_normal((4, 3, 3, 3)), rng.standard_normal(4)
@@ -256,6 +275,8 @@ ERRORS: dict[str, list[tuple[Any, type[Exception], str]]] = {
         (lambda: F.conv2d(X, W, groups=3), ValueError, "groups=3 must be a positive int that divides the 8 filters"),
         (lambda: F.conv2d(X, W, groups=0), ValueError, "groups=0 must be"),
         (lambda: F.conv2d(X, W, groups=2.0), ValueError, "groups=2.0 must be"),
+        (lambda: F.conv2d(X, W, groups=True), ValueError, "groups=True must be"),
+        (lambda: F.conv2d(X, W[:0]), ValueError, "weight has shape (0, 4, 3, 3), and must have at least one filter"),
         (lambda: F.conv2d(X, W, stride=0), ValueError, "stride is 0, and must be at least 1"),
         (lambda: F.conv2d(X, W, stride=1.5), TypeError, "stride must be an int or a pair of ints, got 1.5"),
         (lambda: F.conv2d(X, W, stride=True), TypeError, "stride must be an int or a pair of ints, got True"),
@@ -278,10 +299,12 @@ ERRORS: dict[str, list[tuple[Any, type[Exception], str]]] = {
         (lambda: F.max_pool2d(X, 2, padding=2), ValueError, "padding (2, 2) is more than half of the kernel size (2,"),
         (lambda: F.max_pool2d(X, 2, dilation="a"), TypeError, "dilation must be an int or a pair of ints, got 'a'"),
         (lambda: F.max_pool2d(X[:, :, :0], 2), ValueError, "does not fit into an input of 0×6"),
+        (lambda: F.max_pool2d(X[:, :, :0], 2, padding=1), ValueError, "input of shape (2, 4, 0, 6) has nothing to"),
         (lambda: F.max_pool2d(X[0].astype(int), 2), TypeError, "input is int64"),
     ],
     "avg_pool2d": [
         (lambda: F.avg_pool2d(M, 2), ValueError, "input has shape (3, 4), and must be (batch, channels, height,"),
+        (lambda: F.avg_pool2d(X[:, :, :0], 2, padding=1), ValueError, "input of shape (2, 4, 0, 6) has nothing to"),
         (lambda: F.avg_pool2d(X, 2, divisor_override=0), ValueError, "divisor_override must not be 0"),
         (lambda: F.avg_pool2d(X, (8, 1)), ValueError, "a window of 8×1 does not fit into an input of 6×6"),
     ],

@@ -25,9 +25,9 @@ class Row:
         path: of its layer.
         input, weight: their shapes.
         multiply_adds: of the convolution as it is defined.
-        algorithm: ``"im2col"`` or ``"winograd"``.
-        estimates: of each algorithm that can do it, milliseconds on one core of about 100 thousand million operations a
-            second. They are for choosing between algorithms, and say little about this computer.
+        algorithm: ``"im2col"`` or ``"winograd"``; a gradient may be made by the other.
+        estimates: of the forward pass by each algorithm that can do it, milliseconds on one core of about 100 thousand
+            million operations a second. They are for choosing between algorithms, and say little about this computer.
     """
 
     path: str

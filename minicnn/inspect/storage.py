@@ -184,12 +184,12 @@ def scratch(node: Node, backward: bool) -> tuple[dict[tuple[int, str, Any], int]
     workers = threads.get_num_threads() if threads.hold_blas() else 1
     others, sizes = 0, dict[tuple[int, str, Any], int]()
     if node.op.name == "conv2d":
-        arguments, chosen, ordered = _sizes(node), _convolution(node), images_last(origin(node, 0))
-        dtype, passes = arguments[2], [(chosen, node.needs)]
+        arguments, ordered = _sizes(node), images_last(origin(node, 0))
+        dtype, passes = arguments[2], [(_convolution(node), node.needs)]
         if backward:
             passes = fast_conv.plan_of_gradients(node.needs, *arguments, **node.params)
         for algorithm, needs in passes:
-            arrays, more = algorithm.scratch(backward, needs, 1 if chosen.short else workers, ordered)
+            arrays, more = algorithm.scratch(backward, needs, workers, ordered)
             others = max(others, more)
             for thread, role, numbers in arrays:
                 key = thread, role, dtype

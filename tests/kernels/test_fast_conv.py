@@ -14,6 +14,7 @@ from minicnn import models, nn, threads
 from minicnn.engine import Tensor
 from minicnn.functional import conv2d
 from minicnn.inspect import plan
+from minicnn.inspect.storage import scratch
 from minicnn.kernels import conv as neutral
 from minicnn.kernels.fast import conv, im2col, layout, phased, winograd
 from minicnn.kernels.fast.im2col import Im2col
@@ -278,7 +279,26 @@ def chosen(input_shape, weight_shape, stride=1, padding=1, groups=1, dilation=1)
     return conv.plan(input_shape, weight_shape, np.float32, groups=groups, **{k: (v, v) for k, v in pairs.items()}).name
 
 
-def test_deep_layers_take_winograd_and_others_cannot():
+@pytest.fixture(params=WIDE_OR_NOT)
+def wide(request, monkeypatch):
+    """Whether BLAS is said to multiply 16 numbers at a time, which halves what products are said to take."""
+    for file in (im2col, winograd):
+        monkeypatch.setattr(file, "wide_blas", request.param)
+    conv.choice.cache_clear()
+    yield request.param()
+    conv.choice.cache_clear()
+
+
+def test_each_gradient_has_an_estimate_of_its_own(wide):
+    """To add columns back takes longer than to make them, and to add up ∂L/∂U longer than to make U."""
+    deep, shallow = ((1, 256, 28, 28), (64, 256, 3, 3)), ((1, 32, 56, 56), (64, 32, 3, 3))
+    params = np.dtype(np.float32), (1, 1), (1, 1), (1, 1), 1
+    _, *best = conv.choice(*(deep if wide else shallow), *params)
+    expected = ["winograd", "winograd", "im2col"] if wide else ["im2col", "winograd", "im2col"]
+    assert [algorithm.name for algorithm in best] == expected
+
+
+def test_deep_layers_take_winograd_and_others_cannot(wide):
     assert chosen((4, 64, 112, 112), (128, 64, 3, 3)) == "winograd"
     assert chosen((16, 64, 27, 27), (192, 64, 5, 5), padding=2) == "winograd"
     assert chosen((4, 3, 224, 224), (64, 3, 3, 3)) == "im2col"  # too few channels
@@ -378,6 +398,8 @@ def test_a_short_convolution_wakes_no_second_thread(rng, monkeypatch, shape, fil
     w = Tensor(rng.standard_normal((filters, shape[1], 3, 3), dtype=np.float32), requires_grad=True)
     y = conv2d(x, w, padding=1)
     assert bool(borrowed) == woken
+    for backward in (False, True):  # the memory ledger counts the second's scratch arrays where it is
+        assert ({thread for thread, _, _ in scratch(y.node, backward)[0]} == {0, 1}) == woken
     borrowed.clear()
     next(minicnn.backward_steps(y, np.ones(y.shape, np.float32)))
     assert bool(borrowed) == woken

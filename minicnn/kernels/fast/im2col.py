@@ -97,9 +97,12 @@ class Im2col:
         the gradient `of` the ``"input"`` or the ``"weight"``; its numbers are fitted to measurements."""
         depth = self.channels * self.taps
         product = 0.0095 if wide_blas() else 0.021
-        copies = (0.6 if of == "input" else 0.4) * depth  # to add back takes longer
-        if self.pointwise or self.images_last:
-            copies = 0 if self.pointwise else 0.1 * depth + 0.15 * self.filters
+        if self.pointwise:
+            copies = 0.0
+        elif self.images_last:
+            copies = 0.1 * depth + 0.15 * self.filters
+        else:
+            copies = (0.6 if of == "input" else 0.4) * depth  # to add back takes longer
         of_window = product * depth * self.filters / self.groups + copies
         return self.n * prod(self.out) * of_window + 0.4 * depth * self.filters / self.groups  # and the weight's memory
 
@@ -130,21 +133,23 @@ class Im2col:
         return portions(blocks, most if len(blocks) >= self.least_blocks and not self.short else 1)
 
     @cached_property
-    def of_forward(self) -> list[list[Block]]:
-        """The forward pass's shares."""
-        blocks = self.blocks(strips=True)
-        return self.shares(blocks, len(blocks))
+    def strips(self) -> list[Block]:
+        return self.blocks(strips=True)
+
+    @cached_property
+    def forward_shares(self) -> list[list[Block]]:
+        return self.shares(self.strips, len(self.strips))
 
     @cached_property
     def in_strips(self) -> list[list[Block]]:
-        return self.shares(self.blocks(strips=True), self.sums())
+        return self.shares(self.strips, self.sums())
 
     @cached_property
     def in_images(self) -> list[list[Block]]:
         return self.shares(self.blocks(strips=False), self.sums())
 
-    def of_backward(self, needs: tuple[bool, ...]) -> list[list[Block]]:
-        """The backward pass's: the input's gradient is made of whole images, unless windows do not overlap."""
+    def backward_shares(self, needs: tuple[bool, ...]) -> list[list[Block]]:
+        """The input's gradient is made of whole images, unless windows do not overlap."""
         return self.in_strips if not needs[0] or self.pointwise else self.in_images
 
     def sums(self) -> int:
@@ -152,7 +157,7 @@ class Im2col:
         where images lie last, blocks are taken in turn, for one gives to the same entries of the input as the next."""
         if self.images_last:
             return 1
-        fitting = SUM_NUMBERS * self.groups // (self.filters * self.channels * self.taps)
+        fitting = SUM_NUMBERS * self.groups // max(self.filters * self.channels * self.taps, 1)
         return 1 << min(max(fitting, 2), SUMS).bit_length() - 1
 
     def parts(self, total: int, numbers: int, shared: bool) -> list[Part]:
@@ -292,7 +297,7 @@ class Im2col:
     def forward(self, input: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
         w = weight.reshape(self.groups, self.filters // self.groups, -1)  # (groups, O/groups, K)
         output = empty_maps((self.n, self.filters, *self.out), self.dtype, self.images_last)
-        shared = len(self.of_forward) == 1
+        shared = len(self.forward_shares) == 1
 
         def pass_through(block: Block) -> None:
             (images, rows), (n, _, count) = block, self.extent(block)
@@ -326,14 +331,14 @@ class Im2col:
 
             run(apply, self.parts(self.filters, count, shared))
 
-        run(lambda share: each(pass_through, share), self.of_forward)
+        run(lambda share: each(pass_through, share), self.forward_shares)
         return output
 
     def backward(self, grad_output, input, weight, needs):
         w = weight.reshape(self.groups, self.filters // self.groups, -1)  # (groups, O/groups, K)
         grad_input = empty_maps(input.shape, self.dtype, self.images_last) if needs[0] else None
         summed = None if grad_input is None else self.sums_of_all(grad_input)
-        shares = self.of_backward(needs)
+        shares = self.backward_shares(needs)
         shape = (self.groups, *w.shape[:0:-1]) if self.turned else w.shape
         of_weight = [np.empty(shape, self.dtype) for _ in shares] if needs[1] else None
         shared = len(shares) == 1
@@ -384,7 +389,7 @@ class Im2col:
         """What a pass takes beside its arguments and results, for the memory ledger: scratch arrays as (the number of a
         thread, role, how many numbers), and how many numbers else. In the input images lie last if it is `ordered`, in
         the gradient if they do in the output."""
-        shares = self.of_backward(needs) if backward else self.of_forward
+        shares = self.backward_shares(needs) if backward else self.forward_shares
         blocks = [block for share in shares for block in share]
         if not blocks or (backward and not (needs[0] or needs[1])):
             return [], 0

@@ -46,7 +46,7 @@ from math import prod
 import numpy as np
 
 from ...threads import each, pieces, portions, run, wide_blas
-from .im2col import SHORT, UNPACKED, parts_of_row, total
+from .im2col import UNPACKED, parts_of_row, total
 from .scratch import scratch, sum_of_maps
 
 # fmt: off
@@ -280,18 +280,18 @@ def _squared(values: np.ndarray) -> np.ndarray:
 def _filters(weight: np.ndarray, turned: bool, some: slice) -> np.ndarray:
     """U of some filters, (36, O, C); of the kernels turned about, with inputs and outputs exchanged, (36, C, O)."""
     o, c, *kernel = weight.shape
-    flat = weight.reshape(o, c, prod(kernel)).transpose(0, 2, 1)
-    flat, matrix = (flat[:, :, some], _both(weight)[:, ::-1].copy()) if turned else (flat[some], _both(weight))
+    flat, matrix = weight.reshape(o, c, prod(kernel)).transpose(0, 2, 1), _both(kernel[0], weight.dtype)
+    flat, matrix = (flat[:, :, some], matrix[:, ::-1].copy()) if turned else (flat[some], matrix)
     u = scratch("filters", (len(flat), TILE**2, flat.shape[2]), weight.dtype)  # a filter's are written side by side
     most = min(PIECE // (TILE**2 * u.shape[2]), -(-len(u) // LEAST_BLOCKS))
     run(lambda part: np.matmul(matrix, flat[part], out=u[part]), pieces(len(u), most))
     return u.transpose(1, 2, 0) if turned else u.transpose(1, 0, 2)
 
 
-def _both(weight: np.ndarray) -> np.ndarray:
+def _both(r: int, dtype: np.dtype) -> np.ndarray:
     """G ⊗ G (36, r²)."""
-    once = _kernel_transform(weight.shape[2])
-    return np.kron(once, once).astype(weight.dtype)
+    once = _kernel_transform(r)
+    return np.kron(once, once).astype(dtype)
 
 
 def _convolve(
@@ -323,7 +323,7 @@ def _convolve(
 class Winograd:
     """One convolution's sizes, and its passes. Groups are taken one after the other, each a convolution of its own."""
 
-    name, images_last = "winograd", False
+    name, images_last, short = "winograd", False, False  # what is short goes to im2col
 
     @staticmethod
     def applies(weight_shape, stride, padding, dilation) -> bool:
@@ -335,12 +335,12 @@ class Winograd:
     def __init__(self, input_shape, weight_shape, dtype, padding, groups):
         self.input_shape, self.weight_shape, self.dtype, self.padding = input_shape, weight_shape, dtype, padding
         filters, self.channels, r, _ = weight_shape
-        self.groups, self.filters = groups, filters // groups
+        self.groups, self.filters = groups, filters // groups  # of one group, as the channels
         self.out = tuple(s + 2 * p - r + 1 for s, p in zip(input_shape[2:], padding, strict=True))
-        self.short = self.cost() < SHORT
 
     def cost(self, of: str = "output") -> float:
-        """An estimate as `Im2col.cost`; the weight's gradient takes longer, where ∂L/∂U leaves the cache."""
+        """An estimate as `Im2col.cost`. The weight's gradient takes longer, as ∂L/∂U leaves the cache; the input's is
+        said to take what the output does, though it has the maps' sizes exchanged: no choice became better by that."""
         c, o, step = self.channels, self.filters, OUTPUTS[self.weight_shape[2]]
         tiles = self.input_shape[0] * prod(-(-size // step) for size in self.out)
         # For V, Y, and the products; and for U.
@@ -416,7 +416,7 @@ class Winograd:
             run(multiply, tiles.products())
 
         run(lambda i: each(partial(add, i), shares[i]), range(len(shares)))
-        matrix, flat = _both(grad_weight), grad_weight.reshape(o * c, prod(kernel))
+        matrix, flat = _both(kernel[0], self.dtype), grad_weight.reshape(o * c, prod(kernel))
         whole = total(of_u).reshape(TILE**2, o * c)
         run(lambda part: np.matmul(whole[:, part].T, matrix, out=flat[part]), pieces(o * c, PIECE // TILE**2))
 
