@@ -6,15 +6,15 @@ Two tables, held to what the kernels do by tests, and the arithmetic on them. `s
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
 from .. import threads
 from ..engine import Node, Parameter, Tensor
+from ..kernels.fast import activation as fast_activation
 from ..kernels.fast import conv as fast_conv
-from ..kernels.fast import entrywise
 from ..kernels.fast import layout as fast_layout
 from ..kernels.fast import linear as fast_linear
 from ..kernels.fast import norm as fast_norm
@@ -121,7 +121,7 @@ def _convolution(conv: Node) -> Any:
 
 
 # -------------------------------------------------------------------------------------------- what kernels need
-# Beside their inputs and what they return. All of it is gone when they return, but for the convolution's scratch.
+# Beside their inputs and what they return. All of it is gone when they return, but for scratch arrays.
 
 Units = tuple[float, float]  # multiples of the bytes of the (first) input, and of the output
 
@@ -154,7 +154,7 @@ TEMPORARIES: dict[str, tuple[Units, Units]] = {
 def temporaries(node: Node, backward: bool) -> int:
     """Bytes that the kernel needs at its fullest moment beside inputs, saved arrays and results."""
     name, output, input = node.op.name, size_in_bytes(node), size_in_bytes(origin(node, 0))
-    if name in ("conv2d", *PIECEWISE):
+    if name in ("conv2d", *TELLERS):
         return scratch(node, backward)[1]
     if name == "adaptive_avg_pool2d":  # the means of rows, of every column, but for whole planes and few bins
         n, c, out_h, out_w = node.shape
@@ -178,6 +178,19 @@ def _is_divided(linear: Node) -> bool:
     return len(weight.shape) == 2 and math.prod(weight.shape) >= fast_linear.LEAST
 
 
+# Who tells the scratch arrays of an operation that goes through its arrays piece by piece.
+TELLERS: dict[str, Callable[..., Iterator[fast_scratch.Asked]]] = {
+    "relu": fast_activation.gate_scratch,
+    "leaky_relu": fast_activation.gate_scratch,
+    "sigmoid": fast_activation.sigmoid_scratch,
+    "batch_norm": fast_norm.batch_norm_scratch,
+    "batch_norm_eval": fast_norm.batch_norm_scratch,
+    "local_response_norm": fast_norm.local_response_norm_scratch,
+    "max_pool2d": fast_pool.max_pool2d_scratch,
+    "avg_pool2d": fast_pool.avg_pool2d_scratch,
+}
+
+
 def scratch(node: Node, backward: bool) -> tuple[dict[tuple[int, str, Any], int], int]:
     """Bytes of the scratch arrays that stay for the next operation, by thread, role and dtype, and bytes of what is
     gone when the kernel returns."""
@@ -190,97 +203,24 @@ def scratch(node: Node, backward: bool) -> tuple[dict[tuple[int, str, Any], int]
             passes = fast_conv.plan_of_gradients(node.needs, *arguments, **node.params)
         for algorithm, needs in passes:
             arrays, more = algorithm.scratch(backward, needs, workers, ordered)
-            others = max(others, more)
+            others = max(others, more * dtype.itemsize)
             for thread, role, numbers in arrays:
                 key = thread, role, dtype
                 sizes[key] = max(sizes.get(key, 0), numbers * dtype.itemsize)
     else:
-        dtype = node.dtype
-        for role, own, numbers, parts in _in_pieces(node, backward):
-            for thread in range(min(workers, parts)):
-                sizes[thread, role, own or dtype] = numbers * (own or dtype).itemsize
+        for asked in _asked(node, backward):
+            dtype = np.dtype(asked.dtype)
+            for thread in range(min(workers, asked.parts)):
+                sizes[thread, asked.role, dtype] = asked.numbers * dtype.itemsize
     kept = {key: size for key, size in sizes.items() if size <= fast_scratch.LARGEST_KEPT}
-    return kept, sum(sizes.values()) - sum(kept.values()) + others * dtype.itemsize
+    return kept, sum(sizes.values()) - sum(kept.values()) + others
 
 
-BITS = np.dtype(np.bool_)
-GATE = (("gate", BITS),)
-PLACE = np.dtype(np.intp)
-
-# The scratch arrays, forward's and backward's, of operations that go through their arrays piece by piece: the role of
-# each, and the dtype of its numbers, None for the operation's own. A pooling has its phases besides.
-Roles = tuple[tuple[str, Any], ...]
-PIECEWISE: dict[str, tuple[Roles, Roles]] = {
-    "relu": ((), GATE),
-    "leaky_relu": ((), GATE),
-    "sigmoid": ((("numbers", None), *GATE), ()),
-    "batch_norm": ((("rows", None),),) * 2,
-    "batch_norm_eval": ((("rows", None),),) * 2,
-    "local_response_norm": ((("numbers", None), ("others", None)),) * 2,
-    "max_pool2d": ((("numbers", None), *GATE), (("winner", PLACE), ("place", PLACE))),
-    "avg_pool2d": ((("numbers", None),),) * 2,
-}
-
-
-def _in_pieces(node: Node, backward: bool) -> Iterator[tuple[str, Any, int, int]]:
-    """Each scratch array of such an operation, (role, dtype, numbers), and how many parts the work has."""
-    name, shape = node.op.name, origin(node, 0).shape
-    roles, size = PIECEWISE.get(name, ((), ()))[backward], math.prod(shape)
-    if name == "linear" and _is_divided(node) and (node.needs[0] or not backward):
+def _asked(node: Node, backward: bool) -> Iterator[fast_scratch.Asked]:
+    input = origin(node, 0)
+    if node.op.name == "linear" and _is_divided(node):
         (outs, ins), images = origin(node, 1).shape, math.prod(node.shape[:-1])
-        numbers, parts = fast_linear.scratch_numbers(outs, ins, images, backward)
-        yield "product", None, numbers, parts
-    if not roles or not size:
-        return
-    if name in ("max_pool2d", "avg_pool2d"):
-        params = {key: node.params[key] for key in ("kernel_size", "stride", "padding", "ceil_mode")}
-        windows = (params[key] for key in ("kernel_size", "stride", "padding"))
-        ordered = images_last(origin(node, 0))
-        if name == "avg_pool2d" and not ordered and fast_pool.tiled(shape[2:], *windows):
-            return
-        phases = fast_pool.Phases(shape, dilation=node.params.get("dilation", (1, 1)), **params)
-        blocks, each = (phases.blocks_by_images(), shape[0]) if ordered else (phases.blocks, 1)
-        parts, planes = len(blocks), each * max(part.stop - part.start for part in blocks)
-        if not backward and (ordered if name == "avg_pool2d" else True not in node.needs):  # rows, and then columns
-            if phases.bordered:
-                yield "padded", None, planes * math.prod(phases.seen), parts
-            yield "row", None, planes * phases.out[0] * (phases.seen if phases.bordered else phases.size)[1], parts
-            return
-        if name == "max_pool2d" and backward:
-            maps = (shape[1], *shape[2:], shape[0]) if ordered else (shape[0] * shape[1], *shape[2:])
-            blocks = fast_pool.blocks_back(maps)
-            numbers = max(part.stop - part.start for part in blocks) * math.prod((*phases.out, *maps[3:]))
-            for role, dtype in roles:
-                yield role, dtype, numbers, len(blocks)
-            return
-        numbers = planes * math.prod(phases.out if ordered else phases.grid)
-        index = fast_pool.winner_dtype(params["kernel_size"])
-        if ordered:
-            if phases.bordered:
-                yield "padded", None, planes * math.prod(phases.seen), parts
-            for role, dtype in roles if name == "avg_pool2d" else (("entry", None), ("number", index), *GATE):
-                yield role, dtype, numbers, parts
-            return
-        if name == "max_pool2d":
-            rows = (("row", None), ("row winner", index)) if tuple(params["stride"]) == (1, 1) else ()
-            roles = (*roles, ("winner", index), ("number", index), *rows)
-        roles = (*roles, *((f"phase {phase}", None) for phase in phases.used))
-    elif name == "local_response_norm":
-        patches = fast_norm.patches((shape[0], shape[1], math.prod(shape[2:])))
-        numbers, parts = shape[1] * max(patch.stop - patch.start for _, patch in patches), len(patches)
-    elif name.startswith("batch_norm"):
-        columns = (*shape[:2], math.prod(shape[2:]))
-        if len(shape) == 2 or images_last(origin(node, 0)):
-            columns = (1, shape[1], math.prod(shape) // shape[1])
-        blocks = fast_norm.blocks(columns)
-        channels, parts = max(block.stop - block.start for block in blocks), len(blocks)
-        numbers = channels * columns[2] * columns[0]
-        if channels == 1 or columns[0] < 4:
-            roles = ()
-        if backward and not node.needs[0]:
-            roles = (*roles, ("numbers", None))
-    else:
-        parts = -(-size // entrywise.PIECE)
-        numbers = -(-size // parts)
-    for role, dtype in roles:
-        yield role, dtype, numbers // (shape[0] if role == "rows" else 1), parts
+        yield from fast_linear.linear_scratch(outs, ins, images, node.dtype, node.needs, backward)
+    elif node.op.name in TELLERS and 0 not in input.shape:
+        tell = TELLERS[node.op.name]
+        yield from tell(input.shape, node.dtype, images_last(input), node.needs, backward, **node.params)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from math import prod
 from typing import Any
 
 import numpy as np
 
 from .. import activation as neutral
-from .entrywise import entrywise
-from .scratch import scratch
+from .entrywise import entrywise, largest_piece
+from .scratch import Asked, scratch
 
 WHOLE_NUMBERS: dict[int, Any] = {4: np.int32, 8: np.int64}  # of the size of a float
 
@@ -35,6 +37,12 @@ def relu_backward(grad_output, output, needs):
 
     entrywise(work, output, grad_output.view(dtype), grad_input.view(dtype))
     return (grad_input,)
+
+
+def gate_scratch(shape, dtype, last, needs, backward, **_) -> Iterator[Asked]:
+    """A relu's, and a leaky one's."""
+    if backward:
+        yield Asked("gate", np.bool_, *largest_piece(prod(shape)))
 
 
 def leaky_relu_forward(input, negative_slope):
@@ -78,6 +86,12 @@ def sigmoid_forward(input):
 
     entrywise(work, input, output)
     return output, output
+
+
+def sigmoid_scratch(shape, dtype, last, needs, backward) -> Iterator[Asked]:
+    if not backward:
+        yield Asked("numbers", dtype, *largest_piece(prod(shape)))
+        yield Asked("gate", np.bool_, *largest_piece(prod(shape)))
 
 
 def sigmoid_backward(grad_output, output, needs):

@@ -37,3 +37,9 @@ def entrywise(work: Callable[..., object], *arrays: np.ndarray) -> None:
         run(lambda i: work(*(x[i] for x in arrays)), range(len(arrays[0])))
     else:
         work(*arrays)
+
+
+def largest_piece(size: int) -> tuple[int, int]:
+    """How many of `size` numbers are in a piece at most, and how many pieces there are."""
+    parts = max(-(-size // PIECE), 1)
+    return -(-size // parts), parts

@@ -12,14 +12,14 @@ and what they give is added up::
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from ...threads import pieces, run, wide_blas
 from .. import linear
 from .im2col import parts_of_row
-from .scratch import scratch
+from .scratch import Asked, longest, scratch
 
 OUTPUTS, INPUTS = 256, 1024  # in a part
 LEAST = 1 << 18  # numbers in a weight that is worth dividing
@@ -42,14 +42,18 @@ def blocks(outs: int, ins: int, images: int) -> tuple[int, int] | None:
     return (down, across) if fitting else None
 
 
-def scratch_numbers(outs: int, ins: int, images: int, backward: bool) -> tuple[int, int]:
-    """Of the scratch array of a pass, the input's gradient included, and how many parts share it; for the ledger."""
+def linear_scratch(outs: int, ins: int, images: int, dtype, needs, backward: bool) -> Iterator[Asked]:
+    """Of a weight that is worth dividing."""
     cut = blocks(outs, ins, images)
     if backward:
-        return (0, 1) if cut is None else (cut[0] * images * (ins // cut[1]), cut[1])
-    parts = pieces(outs, OUTPUTS) if cut is None else pieces(cut[0], OUTPUTS // BLOCK_OUTPUTS)
-    largest = max(part.stop - part.start for part in parts) * images
-    return largest if cut is None else largest * (outs // cut[0]) * cut[1], len(parts)
+        if cut is not None and needs[0]:
+            yield Asked("product", dtype, cut[0] * images * (ins // cut[1]), cut[1])
+    elif cut is None:
+        parts = pieces(outs, OUTPUTS)
+        yield Asked("product", dtype, longest(parts) * images, len(parts))
+    else:
+        parts = pieces(cut[0], OUTPUTS // BLOCK_OUTPUTS)
+        yield Asked("product", dtype, longest(parts) * images * (outs // cut[0]) * cut[1], len(parts))
 
 
 def _cut(matrix: np.ndarray, down: int, across: int) -> np.ndarray:

@@ -9,7 +9,7 @@ Sums over a channel are dot products (with ones for the mean), which BLAS comput
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import prod
 from typing import Any
 
@@ -20,7 +20,7 @@ from ..norm import _count_per_channel
 from .entrywise import PIECE
 from .im2col import LEAST_LENGTH, parts_of_row
 from .layout import IMAGES_FIRST, IMAGES_LAST, lie_last
-from .scratch import scratch
+from .scratch import Asked, longest, scratch
 
 FAR = 4.0  # standard deviations: a mean so far from 0 costs two bits of the difference from it
 FEW = 500  # results of a product, during which NumPy does not let other threads have Python's lock
@@ -189,6 +189,18 @@ def _backward(grad_output, input, mean, inverse_std, weight, needs, count):
     return grad_input, of_weight if needs[1] else None, of_bias if needs[2] else None
 
 
+def batch_norm_scratch(shape, dtype, last, needs, backward, **_) -> Iterator[Asked]:
+    """In training and in evaluation."""
+    images, channels, length = shape[0], shape[1], prod(shape[2:])
+    if last or len(shape) == 2:
+        images, length = 1, images * length
+    cut = blocks((images, channels, length))
+    if longest(cut) > 1 and images >= 4:  # as `_spread` has it
+        yield Asked("rows", dtype, longest(cut) * length, len(cut))
+    if backward and not needs[0]:
+        yield Asked("numbers", dtype, images * longest(cut) * length, len(cut))
+
+
 # ------------------------------------------------------------------------------ local response normalisation
 
 
@@ -261,3 +273,9 @@ def local_response_norm_backward(grad_output, saved, needs, size, alpha, beta, k
 
     run(work, patches(x.shape))
     return (_restored(grad_input, input),)
+
+
+def local_response_norm_scratch(shape, dtype, last, needs, backward, **_) -> Iterator[Asked]:
+    cut = patches((*shape[:2], prod(shape[2:])))
+    for role in ("numbers", "others"):
+        yield Asked(role, dtype, shape[1] * longest(places for _, places in cut), len(cut))

@@ -24,7 +24,7 @@ from .. import recording
 from . import windows as by_images
 from .entrywise import PIECE
 from .layout import IMAGES_LAST, empty_maps, lie_last
-from .scratch import scratch
+from .scratch import Asked, longest, scratch
 from .windows import Windows, largest
 
 
@@ -211,6 +211,33 @@ def blocks_back(shape: tuple[int, ...]) -> Sequence[slice]:
     return pieces(shape[0], PIECE // 2 // max(prod(shape[1:]), 1)) if shape[0] else ()
 
 
+def max_pool2d_scratch(shape, dtype, last, needs, backward, **params) -> Iterator[Asked]:
+    """Of maps of a `shape` (N, C, H, W) that have their images `last` or not."""
+    windows, index, images = _windows(shape, **params), winner_dtype(params["kernel_size"]), shape[0] if last else 1
+    if backward:
+        maps = (shape[1], *shape[2:], images) if last else (shape[0] * shape[1], *shape[2:])
+        blocks = blocks_back(maps)
+        for role in ("winner", "place"):
+            yield Asked(role, np.intp, longest(blocks) * prod(windows.out) * images, len(blocks))
+        return
+    phases = _phases(shape, **params)
+    blocks = windows.blocks_by_images() if last else phases.blocks
+    planes, parts = longest(blocks) * images, len(blocks)
+    if True not in needs:  # nobody asks for winners
+        yield from windows.reduction_scratch(planes, dtype, parts)
+        return
+    roles = {"gate": np.bool_, "number": index}
+    if last:
+        yield from windows.border_scratch(planes, dtype, parts)
+        roles |= {"entry": dtype}
+    else:
+        roles |= {"numbers": dtype, "winner": index, **{f"phase {phase}": dtype for phase in phases.used}}
+        if tuple(params["stride"]) == (1, 1):
+            roles |= {"row": dtype, "row winner": index}
+    for role, of_role in roles.items():
+        yield Asked(role, of_role, planes * prod(windows.out if last else phases.grid), parts)
+
+
 def _product(entries: np.ndarray, shares: np.ndarray) -> np.ndarray | None:
     """entries @ shares, most of which are zeros; None where an infinity, times one of these, became a NaN."""
     with np.errstate(invalid="ignore"):
@@ -295,6 +322,24 @@ def avg_pool2d_backward(
 
     run(work, phases.blocks)
     return (grad_input.reshape(shape),)
+
+
+def avg_pool2d_scratch(shape, dtype, last, needs, backward, kernel_size, stride, padding, ceil_mode, **_):
+    """As `max_pool2d_scratch`."""
+    sizes = shape, kernel_size, stride, padding, (1, 1), ceil_mode
+    if last:
+        windows = _windows(*sizes)
+        blocks = windows.blocks_by_images()
+        planes, parts = longest(blocks) * shape[0], len(blocks)
+        if backward:
+            yield from windows.border_scratch(planes, dtype, parts)
+            yield Asked("numbers", dtype, planes * prod(windows.out), parts)
+        else:
+            yield from windows.reduction_scratch(planes, dtype, parts)
+    elif not tiled(shape[2:], kernel_size, stride, padding):
+        phases = _phases(*sizes)
+        for role in ("numbers", *(f"phase {phase}" for phase in phases.used)):
+            yield Asked(role, dtype, longest(phases.blocks) * prod(phases.grid), len(phases.blocks))
 
 
 MOST_BINS = 64  # of a plane, for a product: every bin reads the whole plane

@@ -2,13 +2,16 @@
 
 A fresh large array costs more than filling it: the system hands out its pages one by one, and takes them back when it
 is freed. So what a kernel needs only while it runs is asked for here by a role, and the next kernel finds it again.
+
+For the memory ledger, which computes nothing, functions beside the kernels tell what they would ask for: `Asked`.
 """
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,6 +21,20 @@ from .layout import IMAGES_LAST, lie_last
 LARGEST_KEPT = 40 << 20  # bytes; a larger array is not kept for the next who asks
 
 _kept = threading.local()  # .arrays: by role and dtype
+
+
+class Asked(NamedTuple):
+    """A scratch array of so many numbers for each part of a pass; threads that take its parts keep one each."""
+
+    role: str
+    dtype: Any
+    numbers: int
+    parts: int
+
+
+def longest(parts: Iterable[slice]) -> int:
+    """Of slices, how long the longest is; 0 if there are none."""
+    return max((part.stop - part.start for part in parts), default=0)
 
 
 def scratch(role: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:

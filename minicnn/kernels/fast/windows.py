@@ -17,7 +17,7 @@ from .. import pool as neutral
 from .. import recording
 from .entrywise import PIECE
 from .layout import IMAGES_LAST, empty_maps
-from .scratch import scratch
+from .scratch import Asked, scratch
 
 
 class Windows:
@@ -58,6 +58,16 @@ class Windows:
         padded.fill(border)
         padded[place] = planes[there]
         return padded
+
+    def border_scratch(self, planes: int, dtype: np.dtype, parts: int) -> Iterator[Asked]:
+        """What `room` asks for; here planes are rows of numbers (H, W), as many as a part has images and channels."""
+        if self.bordered:
+            yield Asked("padded", dtype, planes * prod(self.seen), parts)
+
+    def reduction_scratch(self, planes: int, dtype: np.dtype, parts: int) -> Iterator[Asked]:
+        """What `reduce` asks for."""
+        yield from self.border_scratch(planes, dtype, parts)
+        yield Asked("row", dtype, planes * self.out[0] * (self.seen if self.bordered else self.size)[1], parts)
 
     def entries(self, planes: np.ndarray) -> Iterator[np.ndarray]:
         """Each entry of the window, for all outputs, in planes that have their border."""

@@ -47,7 +47,7 @@ import numpy as np
 
 from ...threads import each, pieces, portions, run, wide_blas
 from .im2col import UNPACKED, parts_of_row, total
-from .scratch import scratch, sum_of_maps
+from .scratch import longest, scratch, sum_of_maps
 
 # fmt: off
 B_T = np.array([[4, 0, -5, 0, 1, 0], [0, -4, -4, 1, 1, 0], [0, 4, -4, -1, 1, 0],
@@ -444,7 +444,7 @@ class Winograd:
         holders = range(1) if tiles.shared else takers
         for thread in holders:
             yield thread, "columns", TILE**2 * tiles.channels * count
-        channels = _longest(tiles.parts(tiles.channels, block))
+        channels = longest(tiles.parts(tiles.channels, block))
         padded = channels * n * (step * high + TILE - step) * (step * (wide - 1) + tiles.window)
         if tiles is self.sums:
             for thread in holders:
@@ -454,17 +454,13 @@ class Winograd:
         else:
             cut = tiles.some_filters(block) if tiles.shared else [slice(0, tiles.filters)]
             for thread in takers:
-                yield thread, "product", TILE**2 * _longest(cut) * count
+                yield thread, "product", TILE**2 * longest(cut) * count
             for thread in takers[: len(cut)] if tiles.shared else range(1):
-                yield thread, "filters", TILE**2 * _longest(cut) * tiles.channels
+                yield thread, "filters", TILE**2 * longest(cut) * tiles.channels
             lengths = {part.stop - part.start for part in cut}
-            of_filters = count * max(_longest(pieces(length, tiles.at_once(block))) for length in lengths)
+            of_filters = count * max(longest(pieces(length, tiles.at_once(block))) for length in lengths)
         half = max(TILE**2 * channels * count, TILE * step * of_filters)
         filled = max(TILE * tiles.window * channels * count, step**2 * of_filters)
         for role, numbers in (("padded", padded), ("tiles", filled), ("half", half)):
             for thread in takers:
                 yield thread, role, numbers
-
-
-def _longest(parts: Sequence[slice]) -> int:
-    return max(part.stop - part.start for part in parts)
