@@ -1,6 +1,6 @@
 """What operations leave in memory: what they save for backward, and what their kernels need while they run.
 
-Two tables, held to what the kernels do by tests, and the arithmetic on them. `summary` and `memory` read it.
+Tables, held to what the kernels do by tests, and the arithmetic on them. `summary` and `memory` read it.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ Units = tuple[float, float]  # multiples of the bytes of the (first) input, and 
 # Forward and backward of each operation: the arrays that exist at the fullest moment beside inputs, output and what is
 # saved, or, backward, beside what arrived, was saved, and is returned. A mask of booleans is a quarter of a float32
 # array. NumPy reuses the memory of an unnamed intermediate result of the same shape where it can, as in `g * (y * y)`.
-# Operations that are not here need nothing, or less than a hundredth of their input.
+# Operations that are neither here nor in `TELLERS` need nothing, or less than a hundredth of their input.
 TEMPORARIES: dict[str, tuple[Units, Units]] = {
     "div": ((0, 0), (0, 1)),  # g·(a / b) before it is divided once more
     "pow": ((0, 0), (0, 1)),  # the slope
@@ -154,6 +154,8 @@ TEMPORARIES: dict[str, tuple[Units, Units]] = {
 def temporaries(node: Node, backward: bool) -> int:
     """Bytes that the kernel needs at its fullest moment beside inputs, saved arrays and results."""
     name, output, input = node.op.name, size_in_bytes(node), size_in_bytes(origin(node, 0))
+    if name.startswith("batch_norm") and len(node.shape) == 2:  # copies by channels: of the input, and of what is made
+        return (2 + (backward and node.needs[0])) * input
     if name in ("conv2d", *TELLERS):
         return scratch(node, backward)[1]
     if name == "adaptive_avg_pool2d":  # the means of rows, of every column, but for whole planes and few bins
@@ -180,8 +182,8 @@ def _is_divided(linear: Node) -> bool:
 
 # Who tells the scratch arrays of an operation that goes through its arrays piece by piece.
 TELLERS: dict[str, Callable[..., Iterator[fast_scratch.Asked]]] = {
-    "relu": fast_activation.gate_scratch,
-    "leaky_relu": fast_activation.gate_scratch,
+    "relu": fast_activation.relu_scratch,
+    "leaky_relu": fast_activation.leaky_relu_scratch,
     "sigmoid": fast_activation.sigmoid_scratch,
     "batch_norm": fast_norm.batch_norm_scratch,
     "batch_norm_eval": fast_norm.batch_norm_scratch,
@@ -211,12 +213,15 @@ def scratch(node: Node, backward: bool) -> tuple[dict[tuple[int, str, Any], int]
         for asked in _asked(node, backward):
             dtype = np.dtype(asked.dtype)
             for thread in range(min(workers, asked.parts)):
-                sizes[thread, asked.role, dtype] = asked.numbers * dtype.itemsize
+                key = thread, asked.role, dtype
+                sizes[key] = max(sizes.get(key, 0), asked.numbers * dtype.itemsize)
     kept = {key: size for key, size in sizes.items() if size <= fast_scratch.LARGEST_KEPT}
     return kept, sum(sizes.values()) - sum(kept.values()) + others
 
 
 def _asked(node: Node, backward: bool) -> Iterator[fast_scratch.Asked]:
+    if backward and True not in node.needs:
+        return
     input = origin(node, 0)
     if node.op.name == "linear" and _is_divided(node):
         (outs, ins), images = origin(node, 1).shape, math.prod(node.shape[:-1])

@@ -1,21 +1,24 @@
-"""The two tables of `inspect.storage` against what the kernels do: what nodes save, and what passes need besides."""
+"""The tables of `inspect.storage` against what the kernels do: what nodes save, and what passes need besides."""
 
+import math
 import sys
 import threading
 import tracemalloc
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from minicnn import Parameter, Tensor, apply, no_grad, threads
 from minicnn import functional as F
 from minicnn.engine import Op, observe
 from minicnn.inspect.storage import KEEPS, TEMPORARIES, is_view, kept_for_backward, owner, saved, scratch, temporaries
 from minicnn.inspect.storage import images_last as lies_last
-from minicnn.kernels.fast import layout
+from minicnn.kernels.fast import activation, entrywise, layout, norm, pool, windows
 from minicnn.kernels.fast import linear as fast_linear
 from minicnn.kernels.fast import scratch as fast_scratch
-from tests.kernels.helpers import with_images_last
+from tests.kernels.helpers import drawn, with_images_last
 
 pytestmark = pytest.mark.host  # who shares memory with whom is asked of NumPy
 
@@ -87,6 +90,7 @@ CASES = {
     "LOCAL_RESPONSE_NORM": (lambda x: F.local_response_norm(x, 5), IMAGES),
     "BATCH_NORM": (lambda x, w, b: F.batch_norm(x, *running(16), w, b, True), IMAGES, (16,), (16,)),
     "BATCH_NORM of two": (lambda x, w, b: F.batch_norm(x, *running(16), w, b, True), (2, 16, 99, 99), (16,), (16,)),
+    "BATCH_NORM of features": (lambda x, w, b: F.batch_norm(x, *running(512), w, b, True), MATRIX, (512,), (512,)),
     "BATCH_NORM_EVAL": (lambda x, w, b: F.batch_norm(x, *running(16), w, b), IMAGES, (16,), (16,)),
     "RELU": (F.relu, IMAGES),
     "LEAKY_RELU": (F.leaky_relu, IMAGES),
@@ -207,9 +211,86 @@ def test_what_a_pass_needs(name, rng, monkeypatch):
     needed = temporaries(node, backward=False) + sum(forwards.values())
     assert forward == pytest.approx(needed, abs=0.13 * largest)
     assert peak - after == pytest.approx(temporaries(node, backward=True), abs=0.13 * largest)
-    kept_now = {role: array.nbytes for (role, _), array in fast_scratch._kept.__dict__.get("arrays", {}).items()}
-    predicted = {key[1]: max(forwards.get(key, 0), backwards.get(key, 0)) for key in forwards | backwards}
+    kept_now = {key: array.nbytes for key, array in fast_scratch._kept.__dict__.get("arrays", {}).items()}
+    predicted = {key[1:]: max(forwards.get(key, 0), backwards.get(key, 0)) for key in forwards | backwards}
     assert kept_now == pytest.approx(predicted, rel=0.01)
+
+
+def pooling(draw, pool):
+    kernel = tuple(draw(st.integers(1, 3)) for _ in range(2))
+    padding = tuple(draw(st.integers(0, k // 2)) for k in kernel)
+    strides = (draw(st.sampled_from([(1, 1), (2, 2), (1, 2), kernel])), padding)
+    return lambda x: pool(x, kernel, *strides, ceil_mode=draw(st.booleans()))
+
+
+TOLD = {  # what to draw, and a function of x, w, b; w and b are (channels,), or a matrix and its bias
+    "max_pool2d": lambda draw: pooling(draw, F.max_pool2d),
+    "avg_pool2d": lambda draw: pooling(draw, F.avg_pool2d),
+    "batch_norm": lambda draw: lambda x, w, b: F.batch_norm(x, None, None, w, b, True),
+    "batch_norm_eval": lambda draw: lambda x, w, b: F.batch_norm(
+        x, *(a.astype(x.dtype) for a in running(len(w.data))), w, b
+    ),
+    "local_response_norm": lambda draw: lambda x: F.local_response_norm(x, 3, beta=draw(st.sampled_from([0.5, 0.75]))),
+    "relu": lambda draw: F.relu,
+    "leaky_relu": lambda draw: lambda x: F.leaky_relu(x, draw(st.sampled_from([-0.1, 0.1, 2.0]))),
+    "sigmoid": lambda draw: F.sigmoid,
+    "linear": lambda draw: F.linear,
+}
+
+
+@pytest.mark.parametrize("name", TOLD)
+@drawn
+@given(st.data())
+def test_kernels_tell_what_scratch_arrays_they_ask_for(name, data):
+    """In one thread, with pieces of all sizes. Where pools have images first, they may tell of a little more."""
+    draw, dtype = data.draw, data.draw(st.sampled_from([np.float32, np.float64]))
+    shape = tuple(draw(st.sampled_from(sizes)) for sizes in ([2, 3, 5, 16, 17], [1, 4, 64], [3, 4, 8], [3, 7, 11]))
+    flat = name == "linear" or (name.startswith("batch_norm") and draw(st.booleans()))
+    shape = shape[:2] if flat else shape
+    order = draw(st.sampled_from([np.asarray] if flat else [np.asarray, with_images_last]), label="order")
+    rng, function = np.random.default_rng(0), TOLD[name](draw)
+    outs = (draw(st.sampled_from([32, 100])), shape[1]) if name == "linear" else shape[1:2]
+    shapes = [shape, outs, outs[:1]] if name == "linear" or name.startswith("batch_norm") else [shape]
+    x, *others = order(rng.standard_normal(shape, dtype=dtype)), *(np.ones(of, dtype) for of in shapes[1:])
+    tensors = [Tensor(x), *map(Tensor, others)]
+    for tensor in tensors:
+        tensor.requires_grad = draw(st.booleans(), label="needed")
+    asked, last = dict[tuple[str, np.dtype], int](), Last()
+
+    def noted(role, size, of_role):
+        key = role, np.dtype(of_role)
+        asked[key] = max(asked.get(key, 0), math.prod(size) * key[1].itemsize)
+        return np.empty(size, of_role)
+
+    def check(backward):
+        told = {key[1:]: size for key, size in scratch(last.node, backward)[0].items()}
+        assert told.keys() == asked.keys()
+        about = name == "max_pool2d" and not layout.lie_last(x) and not backward
+        assert all(asked[key] <= told[key] if about else asked[key] == told[key] for key in told)
+        asked.clear()
+
+    with pytest.MonkeyPatch.context() as patch:
+        piece, wide = draw(st.sampled_from([50, 3000, 1 << 19]), label="piece"), draw(st.booleans(), label="wide")
+        for file in (entrywise, pool, windows, norm):
+            patch.setattr(file, "PIECE", piece)
+        for file in (activation, pool, windows, norm, fast_linear):
+            patch.setattr(file, "scratch", noted)
+        patch.setattr(norm, "FAR", np.inf)
+        patch.setattr(fast_linear, "LEAST", 1)
+        patch.setattr(fast_linear, "wide_blas", lambda: wide)
+        patch.setattr(threads, "_requested", 1)
+        pool._windows.cache_clear(), pool._phases.cache_clear()
+        try:
+            with observe(last):
+                function(*tensors)
+            check(backward=False)
+            if True in last.node.needs:
+                gradient = np.empty_like(last.output)
+                gradient[...] = 1
+                last.node.backward(gradient)
+            check(backward=True)
+        finally:
+            pool._windows.cache_clear(), pool._phases.cache_clear()
 
 
 @pytest.mark.parametrize("layer", [

@@ -137,6 +137,20 @@ def test_winograd_tells_what_scratch_it_takes(data):
         assert {role: numbers for _, role, numbers in algorithm.scratch(True, needs, 1)[0]} == asked
 
 
+def test_threads_that_get_no_part_ask_for_nothing():
+    """The weight's gradient is added up in a few shares, however many blocks there are."""
+    sizes = (16, 64, 56, 56), (64, 64, 3, 3), np.dtype(np.float32)
+    by_columns, by_tiles = Im2col(*sizes, (1, 1), (1, 1), (1, 1), 1), Winograd(*sizes, (1, 1), 1)
+    by_phases, needs = Phased(*sizes, (2, 2), (1, 1), (1, 1), 1), (False, True, False)
+    for algorithm, shares in (
+        (by_columns, by_columns.backward_shares(needs)), (by_tiles, by_tiles.sums.shares(winograd.SUMS)),
+        (by_phases, threads.portions(by_phases.strips, by_phases.sums())),
+    ):  # fmt: skip
+        assert 1 < len(shares) < 16
+        told = {thread for thread, _, _ in algorithm.scratch(True, needs, 16)[0]}
+        assert told == set(range(len(shares)))
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(
     ("shape", "weight", "padding"),

@@ -39,9 +39,8 @@ def relu_backward(grad_output, output, needs):
     return (grad_input,)
 
 
-def gate_scratch(shape, dtype, last, needs, backward, **_) -> Iterator[Asked]:
-    """A relu's, and a leaky one's."""
-    if backward:
+def relu_scratch(shape, dtype, last, needs, backward) -> Iterator[Asked]:
+    if backward and dtype.itemsize in WHOLE_NUMBERS:
         yield Asked("gate", np.bool_, *largest_piece(prod(shape)))
 
 
@@ -71,6 +70,11 @@ def leaky_relu_backward(grad_output, input, needs, negative_slope):
 
     entrywise(work, input, grad_output, grad_input)
     return (grad_input,)
+
+
+def leaky_relu_scratch(shape, dtype, last, needs, backward, negative_slope) -> Iterator[Asked]:
+    if backward and 0 < negative_slope <= 1:
+        yield Asked("gate", np.bool_, *largest_piece(prod(shape)))
 
 
 def sigmoid_forward(input):

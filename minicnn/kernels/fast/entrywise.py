@@ -15,6 +15,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ...threads import pieces, run
+from .scratch import longest
 
 PIECE = 1 << 19  # numbers: two megabytes of float32
 
@@ -41,5 +42,5 @@ def entrywise(work: Callable[..., object], *arrays: np.ndarray) -> None:
 
 def largest_piece(size: int) -> tuple[int, int]:
     """How many of `size` numbers are in a piece at most, and how many pieces there are."""
-    parts = max(-(-size // PIECE), 1)
-    return -(-size // parts), parts
+    cut = pieces(size, PIECE)
+    return longest(cut), len(cut)

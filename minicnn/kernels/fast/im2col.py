@@ -35,7 +35,7 @@ from ...backend import sliding_windows
 from ...threads import each, pieces, portions, run, wide_blas
 from ..conv import output_size
 from .layout import IMAGES_FIRST, IMAGES_LAST, MANY_IMAGES, empty_maps, lie_last
-from .scratch import scratch, sum_of_maps
+from .scratch import longest, scratch, sum_of_maps
 
 NUMBERS = 1 << 18  # of a block's columns; a megabyte of float32
 LEAST_COLUMNS = 192  # of a block: a product with fewer spends its time on packing the weight
@@ -395,12 +395,12 @@ class Im2col:
             return [], 0
         shared, (n, out_h, count) = len(shares) == 1, max(map(self.extent, blocks), key=lambda extent: extent[2])
         parts = self.parts(self.channels, count * self.taps, shared)
-        channels = max(part[0].stop - part[0].start for part in parts)
-        takers = min(threads, len(parts if shared else blocks))
+        channels = longest(part[0] for part in parts)
+        takers = min(threads, len(parts if shared else shares))
         holders = 1 if shared else takers
-        found = [(thread, "product", self.filters * count) for thread in range(holders)]
-        if n == 1 or self.images_last:
-            found = []
+        found: list[tuple[int, str, int]] = []
+        if n > 1 and not self.images_last:
+            found = [(thread, "product", self.filters * count) for thread in range(holders)]
         if not (self.pointwise and n == 1):
             if backward:
                 found += [(thread, "columns", channels * self.taps * count) for thread in range(takers)]

@@ -190,14 +190,14 @@ def _backward(grad_output, input, mean, inverse_std, weight, needs, count):
 
 
 def batch_norm_scratch(shape, dtype, last, needs, backward, **_) -> Iterator[Asked]:
-    """In training and in evaluation."""
+    """In training and in evaluation; but for means so far from 0 that backward takes them off the input (`_near`)."""
     images, channels, length = shape[0], shape[1], prod(shape[2:])
     if last or len(shape) == 2:
         images, length = 1, images * length
     cut = blocks((images, channels, length))
-    if longest(cut) > 1 and images >= 4:  # as `_spread` has it
+    if longest(cut) > 1 and images >= 4 and (needs[0] or not backward):  # as `_spread` has it
         yield Asked("rows", dtype, longest(cut) * length, len(cut))
-    if backward and not needs[0]:
+    if backward and needs[1] and not needs[0]:
         yield Asked("numbers", dtype, images * longest(cut) * length, len(cut))
 
 
@@ -276,6 +276,7 @@ def local_response_norm_backward(grad_output, saved, needs, size, alpha, beta, k
 
 
 def local_response_norm_scratch(shape, dtype, last, needs, backward, **_) -> Iterator[Asked]:
+    """The same in both directions."""
     cut = patches((*shape[:2], prod(shape[2:])))
     for role in ("numbers", "others"):
         yield Asked(role, dtype, shape[1] * longest(places for _, places in cut), len(cut))

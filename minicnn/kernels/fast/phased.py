@@ -120,12 +120,12 @@ class Phased(Im2col):
             return found, others
         high = max(self.extent(block)[1] for block in self.strips)
         of_phases = self.stride[0] * self.stride[1] * self.channels
-        tall = high + self.further[0]
-        for thread in range(min(threads, len(self.strips))):
+        tall, shares = high + self.further[0], portions(self.strips, self.sums()) if backward else self.strips
+        for thread in range(min(threads, len(shares))):
             found.append((thread, "padded", of_phases * tall * self.wide))
             found.append((thread, "phases", of_phases * (tall * self.wide + self.further[1])))
             found.append((thread, "columns", self.depth * high * self.wide))
             if backward or not self.by_row:
                 found.append((thread, "product", self.filters * high * self.wide))
-        sums = len(portions(self.strips, self.sums())) if backward else 0
+        sums = len(shares) if backward else 0
         return found, max(others, sums * self.filters * self.depth)

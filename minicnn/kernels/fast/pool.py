@@ -211,31 +211,39 @@ def blocks_back(shape: tuple[int, ...]) -> Sequence[slice]:
     return pieces(shape[0], PIECE // 2 // max(prod(shape[1:]), 1)) if shape[0] else ()
 
 
-def max_pool2d_scratch(shape, dtype, last, needs, backward, **params) -> Iterator[Asked]:
-    """Of maps of a `shape` (N, C, H, W) that have their images `last` or not."""
-    windows, index, images = _windows(shape, **params), winner_dtype(params["kernel_size"]), shape[0] if last else 1
+def max_pool2d_scratch(
+    shape, dtype, last, needs, backward, kernel_size, stride, padding, dilation, ceil_mode
+) -> Iterator[Asked]:
+    """Of maps (N, C, H, W) that have their images `last` or not. Where they do not, some arrays are a little shorter:
+    by what lies behind the last output."""
+    sizes, images = (shape, kernel_size, stride, padding, dilation, ceil_mode), shape[0] if last else 1
     if backward:
-        maps = (shape[1], *shape[2:], images) if last else (shape[0] * shape[1], *shape[2:])
-        blocks = blocks_back(maps)
+        blocks = blocks_back((shape[1], *shape[2:], images) if last else (prod(shape[:2]), *shape[2:]))
         for role in ("winner", "place"):
-            yield Asked(role, np.intp, longest(blocks) * prod(windows.out) * images, len(blocks))
+            yield Asked(role, np.intp, longest(blocks) * prod(_windows(*sizes).out) * images, len(blocks))
         return
-    phases = _phases(shape, **params)
-    blocks = windows.blocks_by_images() if last else phases.blocks
+    windows: Windows
+    index, roles = winner_dtype(kernel_size), dict[str, Any](gate=np.bool_)
+    if last:
+        windows = _windows(*sizes)
+        blocks, outputs = windows.blocks_by_images(), windows.out
+        roles["entry"] = dtype
+    else:
+        windows = phases = _phases(*sizes)
+        blocks, outputs = phases.blocks, phases.grid
+        roles |= {"numbers": dtype, "winner": index, **{f"phase {phase}": dtype for phase in phases.used}}
+        if tuple(stride) == (1, 1):
+            roles |= {"row": dtype, "row winner": index}
+    if prod(kernel_size) > 1:
+        roles["number"] = index
     planes, parts = longest(blocks) * images, len(blocks)
     if True not in needs:  # nobody asks for winners
         yield from windows.reduction_scratch(planes, dtype, parts)
         return
-    roles = {"gate": np.bool_, "number": index}
     if last:
         yield from windows.border_scratch(planes, dtype, parts)
-        roles |= {"entry": dtype}
-    else:
-        roles |= {"numbers": dtype, "winner": index, **{f"phase {phase}": dtype for phase in phases.used}}
-        if tuple(params["stride"]) == (1, 1):
-            roles |= {"row": dtype, "row winner": index}
     for role, of_role in roles.items():
-        yield Asked(role, of_role, planes * prod(windows.out if last else phases.grid), parts)
+        yield Asked(role, of_role, planes * prod(outputs), parts)
 
 
 def _product(entries: np.ndarray, shares: np.ndarray) -> np.ndarray | None:
@@ -324,7 +332,9 @@ def avg_pool2d_backward(
     return (grad_input.reshape(shape),)
 
 
-def avg_pool2d_scratch(shape, dtype, last, needs, backward, kernel_size, stride, padding, ceil_mode, **_):
+def avg_pool2d_scratch(
+    shape, dtype, last, needs, backward, kernel_size, stride, padding, ceil_mode, **_
+) -> Iterator[Asked]:
     """As `max_pool2d_scratch`."""
     sizes = shape, kernel_size, stride, padding, (1, 1), ceil_mode
     if last:

@@ -3,7 +3,8 @@
 A fresh large array costs more than filling it: the system hands out its pages one by one, and takes them back when it
 is freed. So what a kernel needs only while it runs is asked for here by a role, and the next kernel finds it again.
 
-For the memory ledger, which computes nothing, functions beside the kernels tell what they would ask for: `Asked`.
+For the memory ledger, which computes nothing, functions beside the kernels tell what they would ask for: `Asked`. So do
+methods of the convolution's algorithms, thread by thread.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ class Asked(NamedTuple):
 
 
 def longest(parts: Iterable[slice]) -> int:
-    """Of slices, how long the longest is; 0 if there are none."""
-    return max((part.stop - part.start for part in parts), default=0)
+    """Of slices, how long the longest is."""
+    return max(part.stop - part.start for part in parts)
 
 
 def scratch(role: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:

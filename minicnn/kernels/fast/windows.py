@@ -60,7 +60,7 @@ class Windows:
         return padded
 
     def border_scratch(self, planes: int, dtype: np.dtype, parts: int) -> Iterator[Asked]:
-        """What `room` asks for; here planes are rows of numbers (H, W), as many as a part has images and channels."""
+        """What `room` asks for, for so many `planes` (H, W): a part's channels, times images where they lie last."""
         if self.bordered:
             yield Asked("padded", dtype, planes * prod(self.seen), parts)
 

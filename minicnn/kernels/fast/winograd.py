@@ -323,7 +323,7 @@ def _convolve(
 class Winograd:
     """One convolution's sizes, and its passes. Groups are taken one after the other, each a convolution of its own."""
 
-    name, images_last, short = "winograd", False, False  # what is short goes to im2col
+    name, images_last, short = "winograd", False, False  # `CALLS` alone take longer than what is `SHORT`
 
     @staticmethod
     def applies(weight_shape, stride, padding, dilation) -> bool:
@@ -440,7 +440,8 @@ class Winograd:
     def _scratch_of_block(self, tiles: Tiles, block: Block, threads: int) -> Iterator[tuple[int, str, int]]:
         n, high, wide = tiles.size(block)
         count, step = n * high * wide, tiles.step
-        takers = range(min(threads, 6 if tiles.shared else len(tiles.shares(len(tiles.blocks)))))
+        most = SUMS if tiles is self.sums else len(tiles.blocks)
+        takers = range(min(threads, 6 if tiles.shared else len(tiles.shares(most))))
         holders = range(1) if tiles.shared else takers
         for thread in holders:
             yield thread, "columns", TILE**2 * tiles.channels * count
