@@ -32,6 +32,7 @@ SIZES = {
         "SUM_NUMBERS": (1, 1 << 18), "SMALL": (0, 1 << 21), "UNPACKED": (1, 100, 10**6), "LEAST_LENGTH": (1, 5, 64),
         "TINY": (0, 512), "FEW_FILTERS": (0, 64), "MANY_WINDOWS": (0, 4096), "wide_blas": WIDE_OR_NOT,
         "FEW_CHANNELS": (0, 8), "SMALL_MAP": (50, 1024), "SHORT": (0, 3e5), "MANY_IMAGES": (2, 16), "COPIES": (0, 0.8),
+        "HEAVY": (0, 1400),
     },
     layout: {"MANY_IMAGES": (2, 16)},
     phased: {
@@ -384,6 +385,17 @@ def test_the_blocks_of_a_pointwise_convolution(shape, filters, groups, images):
     sizes = (filters, shape[1] // groups, 1, 1), np.dtype(np.float32), (1, 1), (0, 0), (1, 1), groups
     blocks = Im2col(shape, *sizes).blocks(strips=True)
     assert [part.stop - part.start for part, _ in blocks] == images
+
+
+@pytest.mark.parametrize(
+    ("shape", "filters", "images"),
+    [((4, 512, 4, 4), 512, [4]), ((16, 256, 7, 7), 256, [8, 8]), ((0, 512, 4, 4), 512, [])],
+)
+def test_a_weight_far_larger_than_the_maps_has_one_gradient(shape, filters, images):
+    """And not one for each half of the images, to be added up."""
+    sizes = (filters, shape[1], 3, 3), np.dtype(np.float32), (1, 1), (1, 1), (1, 1), 1
+    found = Im2col(shape, *sizes).backward_shares((True, True, False))
+    assert [part.stop - part.start for ((part, _),) in found] == images
 
 
 def test_the_plan_of_a_network():

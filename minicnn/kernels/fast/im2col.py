@@ -43,6 +43,7 @@ WHOLE = 1.5  # times as many columns as fit may an image have before it is cut: 
 LEAST_BLOCKS = 4  # with fewer, threads share each block
 SMALL = 1 << 21  # numbers in all columns: two blocks then, as short calls spend their time waiting for Python's lock
 FEW_CHANNELS, SMALL_MAP = 8, 32 * 32  # at most, for images to lie last, unless a row's columns are too many
+HEAVY = 1400  # times as many numbers in the weight as windows: a gradient more of its size costs more than to share
 COPIES = 0.8  # of numbers take as long as to add one
 SHORT = 3e5  # nanoseconds on one core; as much again is Python's, and threads take turns with its lock
 SUMS = 8  # partial sums of the weight's gradient, at most
@@ -85,6 +86,8 @@ class Im2col:
         copies, sums = self.filters * kw * wide, self.channels * kh * (kw * self.out[1] - wide)
         self.by_rows = self.images_last and COPIES * copies < sums
         self.least_blocks = 2 if self.small or self.images_last else LEAST_BLOCKS
+        of_weight, windows = self.filters * self.channels * self.taps // groups, self.n * prod(self.out)
+        self.heavy = self.small and not self.images_last and of_weight > HEAVY * windows > 0
         self.short = self.cost() < SHORT  # then a second thread is not worth waking
 
         # The weight's gradient is made as (groups, K, O/groups), and turned about at the end.
@@ -149,7 +152,10 @@ class Im2col:
         return self.shares(self.blocks(strips=False), self.sums())
 
     def backward_shares(self, needs: tuple[bool, ...]) -> list[list[Block]]:
-        """The input's gradient is made of whole images, unless windows do not overlap."""
+        """The input's gradient is made of whole images, unless windows do not overlap. A heavy weight's has a single
+        block, as for each share there would be a gradient of the weight to write and to add up."""
+        if self.heavy:
+            return [[(slice(0, self.n), slice(0, self.out[0]))]]
         return self.in_strips if not needs[0] or self.pointwise else self.in_images
 
     def sums(self) -> int:
