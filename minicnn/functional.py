@@ -607,12 +607,12 @@ def conv2d(
         )
     if isinstance(groups, bool) or not isinstance(groups, (int, np.integer)):
         raise ValueError(f"{located('conv2d')}: groups={groups!r} must be a positive int")
+    groups = int(groups)  # sizes are computed with it, and NumPy's small integers would overflow
     stride, dilation = pair("conv2d", "stride", stride, (1, 1)), pair("conv2d", "dilation", dilation, (1, 1))
     if isinstance(padding, str):
         input, padding = _named_padding(input, padding, weight.shape[2:], stride, dilation)
     padding = pair("conv2d", "padding", padding, (0, 0), least=0)
     of_bias = None if bias is None else bias.shape
-    groups = int(groups)  # sizes are computed with it, and NumPy's small integers would overflow
     _check_conv2d(input.shape, weight.shape, of_bias, stride, padding, dilation, groups)
     _same_dtype("conv2d", input=input, weight=weight, bias=bias)
     output = apply(CONV2D, input, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups)

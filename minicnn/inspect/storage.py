@@ -197,7 +197,7 @@ def scratch(node: Node, backward: bool) -> tuple[dict[tuple[int, str, Any], int]
     """Bytes of the scratch arrays that stay for the next operation, by thread, role and dtype, and bytes of what is
     gone when the kernel returns."""
     workers = threads.get_num_threads() if threads.hold_blas() else 1
-    others, sizes = 0, dict[tuple[int, str, Any], int]()
+    others, found, sizes = 0, list[tuple[int, str, Any, int]](), dict[tuple[int, str, Any], int]()
     if node.op.name == "conv2d":
         arguments, ordered = _sizes(node), images_last(origin(node, 0))
         dtype, passes = arguments[2], [(_convolution(node), node.needs)]
@@ -206,15 +206,13 @@ def scratch(node: Node, backward: bool) -> tuple[dict[tuple[int, str, Any], int]
         for algorithm, needs in passes:
             arrays, more = algorithm.scratch(backward, needs, workers, ordered)
             others = max(others, more * dtype.itemsize)
-            for thread, role, numbers in arrays:
-                key = thread, role, dtype
-                sizes[key] = max(sizes.get(key, 0), numbers * dtype.itemsize)
+            found += [(thread, role, dtype, numbers) for thread, role, numbers in arrays]
     else:
-        for asked in _asked(node, backward):
-            dtype = np.dtype(asked.dtype)
-            for thread in range(min(workers, asked.parts)):
-                key = thread, asked.role, dtype
-                sizes[key] = max(sizes.get(key, 0), asked.numbers * dtype.itemsize)
+        for role, of_role, numbers, parts in _asked(node, backward):
+            found += [(thread, role, np.dtype(of_role), numbers) for thread in range(min(workers, parts))]
+    for thread, role, dtype, numbers in found:
+        key = thread, role, dtype
+        sizes[key] = max(sizes.get(key, 0), numbers * dtype.itemsize)
     kept = {key: size for key, size in sizes.items() if size <= fast_scratch.LARGEST_KEPT}
     return kept, sum(sizes.values()) - sum(kept.values()) + others
 

@@ -86,8 +86,9 @@ class Im2col:
         copies, sums = self.filters * kw * wide, self.channels * kh * (kw * self.out[1] - wide)
         self.by_rows = self.images_last and COPIES * copies < sums
         self.least_blocks = 2 if self.small or self.images_last else LEAST_BLOCKS
-        of_weight, windows = self.filters * self.channels * self.taps // groups, self.n * prod(self.out)
-        self.heavy = self.small and not self.images_last and of_weight > HEAVY * windows > 0
+        self.weight_numbers = self.filters * self.channels // groups * self.taps
+        much = self.weight_numbers > HEAVY * self.n * prod(self.out) > 0
+        self.heavy = self.small and not self.images_last and much
         self.short = self.cost() < SHORT  # then a second thread is not worth waking
 
         # The weight's gradient is made as (groups, K, O/groups), and turned about at the end.
@@ -163,7 +164,7 @@ class Im2col:
         where images lie last, blocks are taken in turn, for one gives to the same entries of the input as the next."""
         if self.images_last:
             return 1
-        fitting = SUM_NUMBERS * self.groups // max(self.filters * self.channels * self.taps, 1)
+        fitting = SUM_NUMBERS // max(self.weight_numbers, 1)
         return 1 << min(max(fitting, 2), SUMS).bit_length() - 1
 
     def parts(self, total: int, numbers: int, shared: bool) -> list[Part]:
@@ -428,7 +429,7 @@ class Im2col:
                 found += [(thread, "beside", kw * row * wide) for thread in range(takers)]
             found += [(thread, "padded", max(padded)) for thread in range(takers) if padded]
         sums = len(shares) - 1 + self.turned if backward and needs[1] else 0
-        return found, sums * self.filters * self.channels * self.taps // self.groups
+        return found, sums * self.weight_numbers
 
 
 @cache
