@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .. import activation as neutral
-from .entrywise import entrywise, largest_piece
+from .entrywise import PIECE_OF_FUNCTION, entrywise, largest_piece
 from .scratch import Asked, scratch
 
 WHOLE_NUMBERS: dict[int, Any] = {4: np.int32, 8: np.int64}  # of the size of a float
@@ -88,14 +88,14 @@ def sigmoid_forward(input):
         np.add(e, 1, out=e)
         np.divide(out, e, out=out)
 
-    entrywise(work, input, output)
+    entrywise(work, input, output, most=PIECE_OF_FUNCTION)
     return output, output
 
 
 def sigmoid_scratch(shape, dtype, last, needs, backward) -> Iterator[Asked]:
     if not backward:
-        yield Asked("numbers", dtype, *largest_piece(prod(shape)))
-        yield Asked("gate", np.bool_, *largest_piece(prod(shape)))
+        yield Asked("numbers", dtype, *largest_piece(prod(shape), PIECE_OF_FUNCTION))
+        yield Asked("gate", np.bool_, *largest_piece(prod(shape), PIECE_OF_FUNCTION))
 
 
 def sigmoid_backward(grad_output, output, needs):
@@ -112,7 +112,7 @@ def sigmoid_backward(grad_output, output, needs):
 
 def tanh_forward(input):
     output = np.empty_like(input)
-    entrywise(lambda x, out: np.tanh(x, out=out), input, output)
+    entrywise(lambda x, out: np.tanh(x, out=out), input, output, most=PIECE_OF_FUNCTION)
     return output, output
 
 

@@ -7,8 +7,8 @@ few blocks, and threads share one instead: they build its columns and divide the
 
 Of many images, few channels and small maps, a block is some rows of all images, and results lie with images last
 (`layout`): so nothing is turned about between a product and the maps, which would take longer than the product. Such
-blocks share rows of the input, so backward takes one after the other and threads divide the channels. What is shorter
-than to wake a thread and to wait for Python's lock is left to one.
+blocks share rows of the input, so its gradient takes one after the other, and threads divide the channels. What is
+shorter than to wake a thread and to wait for Python's lock is left to one.
 
 A kernel of 1 × 1 at stride 1 needs no columns: a row of them would be a row of the input. And the product for one
 image is its output as it stands, so it is written there.
@@ -150,20 +150,18 @@ class Im2col:
 
     @cached_property
     def in_images(self) -> list[list[Block]]:
-        return self.shares(self.blocks(strips=False), self.sums())
+        return self.shares(self.blocks(strips=False), 1 if self.images_last else self.sums())
 
     def backward_shares(self, needs: tuple[bool, ...]) -> list[list[Block]]:
-        """The input's gradient is made of whole images, unless windows do not overlap. A heavy weight's has a single
-        block, as for each share there would be a gradient of the weight to write and to add up."""
+        """The input's gradient is made of whole images, unless windows do not overlap; or, where images lie last, of
+        blocks in turn, for one gives to the same entries of the input as the next. A heavy weight's has a single block,
+        as for each share there would be a gradient of the weight to write and to add up."""
         if self.heavy:
             return [[(slice(0, self.n), slice(0, self.out[0]))]]
         return self.in_strips if not needs[0] or self.pointwise else self.in_images
 
     def sums(self) -> int:
-        """How many partial sums of the weight's gradient: they have to be added up. A power of two, for threads; but
-        where images lie last, blocks are taken in turn, for one gives to the same entries of the input as the next."""
-        if self.images_last:
-            return 1
+        """How many partial sums of the weight's gradient, a power of two, for threads: they have to be added up."""
         fitting = SUM_NUMBERS // max(self.weight_numbers, 1)
         return 1 << min(max(fitting, 2), SUMS).bit_length() - 1
 
