@@ -339,15 +339,16 @@ class Winograd:
         self.out = tuple(s + 2 * p - r + 1 for s, p in zip(input_shape[2:], padding, strict=True))
 
     def cost(self, of: str = "output") -> float:
-        """An estimate as `Im2col.cost`. The weight's gradient takes longer, as ∂L/∂U leaves the cache; the input's is
-        said to take what the output does, though it has the maps' sizes exchanged: no choice became better by that."""
+        """An estimate as `Im2col.cost`. U is four times as large as the weight, and goes to memory and comes back: that
+        is what differs most among machines. The input's gradient is said to take what the output does, though it has
+        the maps' sizes exchanged: no choice became better by that."""
         c, o, step = self.channels, self.filters, OUTPUTS[self.weight_shape[2]]
         tiles = self.input_shape[0] * prod(-(-size // step) for size in self.out)
         # For V, Y, and the products; and for U.
-        of_tile, of_kernel = 40 * c + 26 * o + 0.8 * c * o, 27
+        of_tile, of_kernel = 40 * c + 26 * o + 0.8 * c * o, 50
         if wide_blas():
-            of_tile, of_kernel = 23 * c + 14 * o + 0.38 * c * o, 17
-        return self.groups * (tiles * of_tile + (30 if of == "weight" else of_kernel) * c * o + CALLS)
+            of_tile, of_kernel = 23 * c + 14 * o + 0.38 * c * o, 30 if of == "weight" else 17
+        return self.groups * (tiles * of_tile + of_kernel * c * o + CALLS)
 
     # Each pass cuts its maps when it comes to run.
 
