@@ -1,5 +1,5 @@
 # make demo    train LeNet-5 on MNIST, from nothing, and test it
-# make test    the test suite, and most of it again on a strict double of CuPy; LONG=1 adds the long tests
+# make test    the test suite, and most of it again on a strict double of CuPy; LONG=1 adds the long and heavy tests
 # make test-cupysim  the tests on CuPy itself, on an emulated device, where ../shared/cupysim is; LONG=1: and heavy ones
 # make test-no-driver  the test suite with CuPy's wheel and without a driver for it
 # make bench   measure against PyTorch and others, about 45 minutes; QUICK=1: a glance that is not kept, in 3
@@ -23,7 +23,7 @@ demo: .venv/demo/$(READY)
 
 test: .venv/test/$(READY)
 	@.venv/test/bin/python -m pytest -n $(JOBS) --at-least 6900 $(if $(LONG),-m "not gpu")
-	@.venv/test/bin/python -m pytest -n $(JOBS) --device double --at-least 4000
+	@.venv/test/bin/python -m pytest -n $(JOBS) --device double --at-least 4000 -m "not long and not gpu$(if $(LONG),, and not heavy)"
 
 # The same tests on CuPy itself, on a device that is emulated: it is no GPU. Where ../shared/cupysim is. What is marked
 # heavy is left out, unless with LONG=1.

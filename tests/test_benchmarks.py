@@ -129,6 +129,16 @@ def test_a_report_shows_what_was_held_back_apart(load):
     assert "| training | **1.00** |" in report.everything(results | {"avx2": held})
 
 
+def test_a_report_shows_other_machines_apart(load):
+    report, contest = load("report"), load("contest")
+    results = made_up_results(contest.machine())
+    other = made_up_results({**contest.machine(), "processor": "Abacus"})["networks"]
+    text = report.section(results | {"networks-abacus": other})
+    assert "The ratios on another machine" in text and "Abacus (" in text and "AVX-512" not in text
+    assert text.count("| training | **1.00** | **0.50** | **2.00** |") == 1
+    assert "Abacus" not in report.about(results | {"networks-abacus": other})
+
+
 def test_contenders_can_be_held_back_together(load, monkeypatch):
     contest = load("contest")
     kernels = []

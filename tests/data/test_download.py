@@ -21,6 +21,7 @@ OLD = b"what was there before"
 REMOTE = download.Remote("some.bin", hashlib.sha256(CONTENT).hexdigest(), len(CONTENT))
 SIZELESS = REMOTE._replace(size=None)
 SLOW = {"slow", "silent", "slow headers", "slow chunk-size line", "endless trailers"}  # these take a second each
+SLOWEST = {"slow chunk-size line", "endless trailers"}  # and these more, which becomes ten in four tries
 LIMIT = 30  # seconds that no test here may take; most take less than one
 
 
@@ -90,7 +91,11 @@ def test_another_try_helps(tmp_path, behaviour):
 
 
 @pytest.mark.parametrize(
-    "behaviour, there", [*((bad, OLD) for bad in BAD), *((bad, None) for bad in BAD if bad not in SLOW)]
+    "behaviour, there",
+    [
+        *(pytest.param(bad, OLD, marks=[pytest.mark.long] * (bad in SLOWEST)) for bad in BAD),
+        *((bad, None) for bad in BAD if bad not in SLOW),
+    ],
 )
 def test_where_nothing_helps_one_error_says_why_and_what_to_do(tmp_path, behaviour, there):
     if there is not None:

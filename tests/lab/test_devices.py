@@ -45,6 +45,11 @@ WAITED_FOR = {
 }
 
 
+def experiments(names):
+    """GoogLeNet, with its auxiliary classifiers, takes as long as all others."""
+    return [pytest.param(name, marks=[pytest.mark.long] * (name == "auxiliary_heads")) for name in names]
+
+
 @pytest.fixture
 def pretended():
     """CuPy's strict double, while the test runs."""
@@ -52,7 +57,7 @@ def pretended():
         yield
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", experiments(SMALL))
 def test_the_numbers_are_the_hosts(pretended, name):
     with use_kernels("im2col"):  # as on a device: the fast kernels round otherwise, and runs that explode would tell
         host, there = (EXPERIMENTS[name](**SMALL[name], device=device) for device in ("cpu", "cuda"))
@@ -69,7 +74,7 @@ def test_the_numbers_are_the_hosts(pretended, name):
     str(there)
 
 
-@pytest.mark.parametrize("name", WAITED_FOR)
+@pytest.mark.parametrize("name", experiments(WAITED_FOR))
 def test_training_waits_only_where_it_is_looked_at(pretended, name, monkeypatch):
     waits, runs = [], []
     step = optim.SGD.step

@@ -1,4 +1,4 @@
-"""Every notebook runs, and is kept with its outputs. Some 5 to 40 seconds each; in all at most 4 minutes."""
+"""Every notebook runs, and is kept with its outputs. Some 5 to 90 seconds each; in all at most 4 minutes."""
 
 import re
 from pathlib import Path
@@ -10,6 +10,7 @@ nbformat = pytest.importorskip("nbformat")
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+TRAINING = ("02_convolution", "04", "05", "07")  # or timing: the others take seconds
 EXERCISES = ROOT / "notebooks" / "02_write_your_own_layer.ipynb"
 
 
@@ -61,7 +62,11 @@ def test_a_notebook_is_kept_with_its_outputs_and_without_traces_of_a_machine(pat
 
 
 @pytest.mark.filterwarnings("ignore")  # of the notebook's client and kernel, which are not ours
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=[pytest.mark.long] * path.stem.startswith(TRAINING)) for path in NOTEBOOKS],
+    ids=lambda path: path.stem,
+)
 def test_a_notebook_runs(path, monkeypatch):
     stored = [words(cell) for cell in nbformat.read(path, as_version=4).cells]
     notebook = executed(nbformat.read(path, as_version=4), monkeypatch)
