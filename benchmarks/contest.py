@@ -41,9 +41,12 @@ def installed(package: str) -> str | None:
 def machine() -> dict[str, Any]:
     """Processor, cores, Python and the versions of what is installed, and the date."""
     try:
-        with open("/proc/cpuinfo") as info:
-            processor = next(line.split(":", 1)[1].strip() for line in info if line.startswith("model name"))
-    except (OSError, StopIteration):
+        with open("/proc/cpuinfo") as lines:
+            info = dict(map(str.strip, line.split(":", 1)) for line in lines if ":" in line)
+        processor = info["model name"]
+        if "cpu family" in info:  # in a virtual machine the name may be that of ten years of processors
+            processor += f", family {info['cpu family']}, model {info['model']}"
+    except (OSError, LookupError):
         processor = platform.processor() or platform.machine()
     packages = ("numpy", "threadpoolctl", *PEERS.values())
     return {

@@ -3,6 +3,8 @@
     python benchmarks/report.py               # reads benchmarks/results/*.json
     python benchmarks/report.py --print DIR   # writes nothing: the tables of other results, on the screen
 
+A `networks.json` of another machine may be kept as `networks-NAME.json`: its ratios are shown beside.
+
 Every ratio is a ratio of medians, minicnn's time (or memory) over the other's: below 1, minicnn is ahead.
 """
 
@@ -21,6 +23,7 @@ from contest import BUSY, PEERS, describe, geometric_mean
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 PICTURE = ROOT / "docs" / "bench.svg"
+ELSEWHERE = "networks-"  # begins the names of what was measured on other machines
 OTHERS = [name for name in PEERS if name != "PyTorch"]
 PASSES = ("forward", "input gradient", "weight gradient")
 AXES = {"batch": "batch size (ResNet-18)", "depth": "depth (ResNets)", "side": "side of the images (ResNet-18)"}
@@ -60,7 +63,7 @@ def about(results: Results) -> str:
     """When, where and with what, a line for each different answer among the sections."""
     lines: dict[str, list[str]] = {}
     for section, result in results.items():
-        if section == "avx2" and len(results) > 1:  # the same machine, held back: `with_avx2` says so
+        if (section == "avx2" or section.startswith(ELSEWHERE)) and len(results) > 1:  # `elsewhere` says so
             continue
         info = result["about"]
         line = f"{info['machine']['date']}, {describe(info['machine'])}, {info['threads']} threads, float32"
@@ -122,22 +125,27 @@ def beside_pytorch(results: Results) -> str:
     return grid(header, body)
 
 
-def with_avx2(results: Results) -> str:
-    """Training and inference beside PyTorch where both compute as on a processor without AVX-512."""
-    if "avx2" not in results:
-        return ""
-    held: Results = {"networks": results["avx2"]}
-    names = [network for network, _ in networks(held) if not is_paper(network)]
+def elsewhere(results: Results) -> str:
+    """Training and inference beside PyTorch on other machines, and where both compute as if without AVX-512."""
+    kept = [name for name in results if name == "avx2" or name.startswith(ELSEWHERE)]
+    return "\n\n".join(ratios_alone(results[name], name == "avx2") for name in kept)
+
+
+def ratios_alone(networks_there: dict[str, Any], held_back: bool) -> str:
+    there: Results = {"networks": networks_there}
+    names = [network for network, _ in networks(there) if not is_paper(network)]
     body = []
     for task in ("training", "inference"):
-        values = [ratio(row) if (row := found(held, name, task, "PyTorch")) else None for name in names]
+        values = [ratio(row) if (row := found(there, name, task, "PyTorch")) else None for name in names]
         known = [value for value in values if value is not None]
         entries = [geometric_mean(known) if known else None, *values]
         body.append([task, *("–" if value is None else f"**{value:.2f}**" for value in entries)])
-    text = (
-        f"The ratios where both compute as on a processor without AVX-512 ({about(held)}; "
-        "`python benchmarks/run.py --avx2`):"
-    )
+    text = f"The ratios on another machine ({about(there)}):"
+    if held_back:
+        text = (
+            f"The ratios where both compute as on a processor without AVX-512 ({about(there)}; "
+            "`python benchmarks/run.py --avx2`):"
+        )
     filled = textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
     return filled + "\n\n" + grid(["", "geometric mean", *names], body)
 
@@ -169,7 +177,7 @@ def beside_others(results: Results) -> str:
 
 
 def networks_tables(results: Results) -> str:
-    return "\n\n".join(filter(None, (beside_pytorch(results), with_avx2(results), beside_others(results))))
+    return "\n\n".join(filter(None, (beside_pytorch(results), elsewhere(results), beside_others(results))))
 
 
 def section(results: Results) -> str:
