@@ -1,5 +1,5 @@
 # make demo    train LeNet-5 on MNIST, from nothing, and test it
-# make test    the test suite, and most of it again on a strict double of CuPy; LONG=1 adds the long and heavy tests
+# make test    the test suite, and most of it again on a strict double of CuPy; LONG=1 adds the long tests, and the heavy ones on it
 # make test-cupysim  the tests on CuPy itself, on an emulated device, where ../shared/cupysim is; LONG=1: and heavy ones
 # make test-no-driver  the test suite with CuPy's wheel and without a driver for it
 # make bench   measure against PyTorch and others, about 45 minutes; QUICK=1: a glance that is not kept, in 3

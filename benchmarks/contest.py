@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import math
@@ -38,16 +39,14 @@ def installed(package: str) -> str | None:
         return None
 
 
-def machine() -> dict[str, Any]:
+def machine(path: str = "/proc/cpuinfo") -> dict[str, Any]:
     """Processor, cores, Python and the versions of what is installed, and the date."""
-    try:
-        with open("/proc/cpuinfo") as lines:
-            info = dict(map(str.strip, line.split(":", 1)) for line in lines if ":" in line)
-        processor = info["model name"]
-        if "cpu family" in info:  # in a virtual machine the name may be that of ten years of processors
+    processor = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError), open(path) as lines:
+        info = dict(map(str.strip, line.split(":", 1)) for line in lines if ":" in line)
+        processor = info.get("model name", processor)
+        if "cpu family" in info and "model" in info:  # a virtual machine's name for it may be that of several
             processor += f", family {info['cpu family']}, model {info['model']}"
-    except (OSError, LookupError):
-        processor = platform.processor() or platform.machine()
     packages = ("numpy", "threadpoolctl", *PEERS.values())
     return {
         "date": datetime.date.today().isoformat(),

@@ -3,7 +3,7 @@
     python benchmarks/report.py               # reads benchmarks/results/*.json
     python benchmarks/report.py --print DIR   # writes nothing: the tables of other results, on the screen
 
-A `networks.json` of another machine may be kept as `networks-NAME.json`: its ratios are shown beside.
+A `networks.json` of another machine may be kept as `networks-NAME.json`: its ratios are shown apart.
 
 Every ratio is a ratio of medians, minicnn's time (or memory) over the other's: below 1, minicnn is ahead.
 """

@@ -127,7 +127,9 @@ def exercised(config) -> str:
         return "device: cpu; no GPU was exercised"
     found = cuda.properties(place)
     kind = "a GPU" if found.is_gpu else "NO GPU"
-    return f"device: {place}, {found.name}: {kind}, CuPy {found.cupy}. Not run on it: what is marked host, long or page"
+    heavy = ", heavy" * ("not heavy" in config.option.markexpr)
+    left_out = f"what is marked host{heavy}, long or page"
+    return f"device: {place}, {found.name}: {kind}, CuPy {found.cupy}. Not run on it: {left_out}"
 
 
 def pytest_report_header(config):

@@ -139,6 +139,17 @@ def test_a_report_shows_other_machines_apart(load):
     assert "Abacus" not in report.about(results | {"networks-abacus": other})
 
 
+@pytest.mark.parametrize(("text", "processor"), [
+    ("processor: 0\nmodel name\t: Abacus\ncpu family\t: 6\nmodel\t\t: 7\n\n", "Abacus, family 6, model 7"),
+    ("model name: Abacus\ncpu family: 6\n", "Abacus"), ("flags\n", None), (None, None),
+])  # fmt: skip
+def test_the_processor_is_told_as_far_as_it_is_known(load, tmp_path, text, processor):
+    if text is not None:
+        (tmp_path / "cpuinfo").write_text(text)
+    known = load("contest").machine(str(tmp_path / "cpuinfo"))["processor"]
+    assert known == (processor or platform.processor() or platform.machine())
+
+
 def test_contenders_can_be_held_back_together(load, monkeypatch):
     contest = load("contest")
     kernels = []

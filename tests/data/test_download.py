@@ -21,7 +21,7 @@ OLD = b"what was there before"
 REMOTE = download.Remote("some.bin", hashlib.sha256(CONTENT).hexdigest(), len(CONTENT))
 SIZELESS = REMOTE._replace(size=None)
 SLOW = {"slow", "silent", "slow headers", "slow chunk-size line", "endless trailers"}  # these take a second each
-SLOWEST = {"slow chunk-size line", "endless trailers"}  # and these more, which becomes ten in four tries
+SLOWEST = {"slow chunk-size line", "endless trailers"}  # these more: ten seconds in four tries
 LIMIT = 30  # seconds that no test here may take; most take less than one
 
 

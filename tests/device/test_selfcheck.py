@@ -218,7 +218,7 @@ FAULTS = {
 BREAKING = {another_dtype, an_operation_that_fails}  # what comes after cannot be done either
 
 
-QUICK = {a_wrong_backward, a_hidden_wait, a_leak}  # each runs all checks; for the rest there is CI
+QUICK = {a_wrong_backward, a_hidden_wait, a_leak}  # each fault runs all checks, so the others are long
 
 
 @pytest.mark.parametrize("fault", [pytest.param(f, marks=[pytest.mark.long] * (f not in QUICK)) for f in FAULTS])

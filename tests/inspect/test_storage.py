@@ -273,6 +273,7 @@ def test_kernels_tell_what_scratch_arrays_they_ask_for(name, data):
         piece, wide = draw(st.sampled_from([50, 3000, 1 << 19]), label="piece"), draw(st.booleans(), label="wide")
         for file in (entrywise, pool, windows, norm):
             patch.setattr(file, "PIECE", piece)
+        patch.setattr(activation, "PIECE_OF_FUNCTION", piece // 2)
         for file in (activation, pool, windows, norm, fast_linear):
             patch.setattr(file, "scratch", noted)
         patch.setattr(norm, "FAR", np.inf)

@@ -143,9 +143,11 @@ def test_threads_that_get_no_part_ask_for_nothing():
     sizes = (16, 64, 56, 56), (64, 64, 3, 3), np.dtype(np.float32)
     by_columns, by_tiles = Im2col(*sizes, (1, 1), (1, 1), (1, 1), 1), Winograd(*sizes, (1, 1), 1)
     by_phases, needs = Phased(*sizes, (2, 2), (1, 1), (1, 1), 1), (False, True, False)
+    by_rows = Im2col((200, 4, 28, 28), (8, 4, 3, 3), sizes[2], (1, 1), (1, 1), (1, 1), 1)
+    assert by_rows.images_last
     for algorithm, shares in (
         (by_columns, by_columns.backward_shares(needs)), (by_tiles, by_tiles.sums.shares(winograd.SUMS)),
-        (by_phases, threads.portions(by_phases.strips, by_phases.sums())),
+        (by_phases, threads.portions(by_phases.strips, by_phases.sums())), (by_rows, by_rows.backward_shares(needs)),
     ):  # fmt: skip
         assert 1 < len(shares) < 16
         told = {thread for thread, _, _ in algorithm.scratch(True, needs, 16)[0]}
@@ -258,18 +260,20 @@ def test_rows_of_windows_that_see_nothing_but_padding(rng, monkeypatch):
     assert_same(run(pair_of(algorithm), arrays, (True, True, False), **params), expected, 1e-12)
 
 
+@pytest.mark.parametrize("needed", [True, False])
 @pytest.mark.parametrize(("shape", "weight", "algorithm"), [*CASES, STRIDED])
-def test_threads_change_no_bit(shape, weight, algorithm, rng, monkeypatch):
+def test_threads_change_no_bit(shape, weight, algorithm, needed, rng, monkeypatch):
+    """Whether the input's gradient is `needed`, or not, as in a network's first layer."""
     x, w, b = (normal(rng, s, np.float32) for s in (shape, weight, weight[:1]))
     results = []
     for count in (1, 2, 4):
         monkeypatch.setattr(threads, "_requested", count)
-        leaves = [Tensor(a, requires_grad=True) for a in (x, w, b)]
+        leaves = [Tensor(a, requires_grad=needed or a is not x) for a in (x, w, b)]
         with minicnn.use_kernels("fast", convolution=algorithm):
             stride, groups = 2 if shape == STRIDED[0] else 1, shape[1] // weight[1]
             y = conv2d(*leaves, padding=weight[2] // 2, stride=stride, groups=groups)
             y.backward(np.random.default_rng(1).standard_normal(y.shape).astype(np.float32))
-        results.append([a.tobytes() for a in (y.data, *(t.grad for t in leaves))])
+        results.append([a.tobytes() for a in (y.data, *(t.grad for t in leaves[not needed :]))])
     assert results[0] == results[1] == results[2]
 
 
@@ -305,7 +309,7 @@ def wide(request, monkeypatch):
 
 
 def test_each_gradient_has_an_estimate_of_its_own(wide):
-    """To add columns back takes longer than to make them; where products are fast, to add up ∂L/∂U than to make U."""
+    """To add columns back takes longer than to make them; to add up ∂L/∂U, with fast products, than to make U."""
     deep, shallow = ((1, 256, 28, 28), (64, 256, 3, 3)), ((2, 24, 56, 56), (64, 24, 3, 3))
     params = np.dtype(np.float32), (1, 1), (1, 1), (1, 1), 1
     _, *best = conv.choice(*(deep if wide else shallow), *params)

@@ -11,6 +11,7 @@ from minicnn import no_grad, optim, threads
 from minicnn.engine import Parameter
 from minicnn.kernels import fast
 from minicnn.kernels.fast import pool
+from minicnn.kernels.fast.entrywise import entrywise
 from minicnn.kernels.fast.layout import lie_last
 
 from . import helpers
@@ -361,3 +362,16 @@ def test_optimisers_give_the_same_bits_in_blocks_and_threads(rule, monkeypatch):
     for number in (1, 2, 4):
         monkeypatch.setattr(threads, "_requested", number)
         np.testing.assert_array_equal(trained([Parameter(weights)], lambda step: [gradients[step]]), expected)
+
+
+def test_arrays_with_gaps_are_cut_into_large_pieces_too():
+    lengths = []
+    x = np.ones((1000, 8), np.float32)[:, :4]
+
+    def work(part, out):
+        lengths.append(len(part))
+        np.add(part, 1, out=out)
+
+    out = np.zeros_like(x)
+    entrywise(work, x, out, most=400)
+    assert sum(lengths) == 1000 and max(lengths) <= 100 and len(lengths) == 10 and (out == 2).all()

@@ -46,7 +46,7 @@ WAITED_FOR = {
 
 
 def experiments(names):
-    """GoogLeNet, with its auxiliary classifiers, takes as long as all others."""
+    """Parameters of tests; `auxiliary_heads` is long, as its GoogLeNet takes as much time as all others."""
     return [pytest.param(name, marks=[pytest.mark.long] * (name == "auxiliary_heads")) for name in names]
 
 

@@ -5,8 +5,9 @@ memory's time several times, unless they all run over one piece before the next 
 threads share. They depend on the work alone, so the number of threads changes no bit.
 
 A piece is larger than a core's own cache, because threads hand Python's lock to each other between two calls of
-NumPy's: a call must last longer than waking a thread. Pieces of an eighth are no faster on two threads than on one.
-That goes for sums and products, a quarter of a nanosecond a number. Functions like tanh take one to three.
+NumPy's: a call must last longer than waking a thread. For sums and products, which take a quarter of a nanosecond a
+number, pieces of an eighth are no faster on two threads than on one. Functions like tanh take one to three nanoseconds,
+so their pieces are smaller.
 """
 
 from __future__ import annotations
@@ -22,12 +23,13 @@ PIECE = 1 << 19  # numbers: two megabytes of float32
 PIECE_OF_FUNCTION = 1 << 17  # where each takes a tanh or an exponential
 
 
-def entrywise(work: Callable[..., object], *arrays: np.ndarray, most: int = PIECE) -> None:
-    """``work(*arrays)`` of arrays of one shape, where every entry is its own affair: in pieces of at most so many.
+def entrywise(work: Callable[..., object], *arrays: np.ndarray, most: int | None = None) -> None:
+    """``work(*arrays)`` of arrays of one shape, where every entry is its own affair: if they have more than `most`
+    numbers (`PIECE`), in pieces of no more.
 
-    Pieces are views, flat where all arrays lie alike and without gaps, and else one along the first axis in memory.
+    Pieces are views, flat where all arrays lie alike and without gaps, and else cut along the first axis in memory.
     """
-    first = arrays[0]
+    first, most = arrays[0], most or PIECE
     if first.size <= most:
         work(*arrays)
         return
@@ -37,12 +39,13 @@ def entrywise(work: Callable[..., object], *arrays: np.ndarray, most: int = PIEC
         flat = [x.reshape(-1) for x in arrays]
         run(lambda part: work(*(x[part] for x in flat)), pieces(first.size, most, even=True))
     elif first.ndim > 1:
-        run(lambda i: work(*(x[i] for x in arrays)), range(len(arrays[0])))
+        rows = len(arrays[0])
+        run(lambda part: work(*(x[part] for x in arrays)), pieces(rows, most * rows // first.size, even=True))
     else:
         work(*arrays)
 
 
-def largest_piece(size: int, most: int = PIECE) -> tuple[int, int]:
-    """How many of `size` numbers are in a piece of at most `most`, and how many pieces there are."""
-    cut = pieces(size, most, even=True)
+def largest_piece(size: int, most: int | None = None) -> tuple[int, int]:
+    """How many of `size` numbers are in a piece of at most `most` (`PIECE`), and how many pieces there are."""
+    cut = pieces(size, most or PIECE, even=True)
     return longest(cut), len(cut)

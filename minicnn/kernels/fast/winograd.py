@@ -339,9 +339,10 @@ class Winograd:
         self.out = tuple(s + 2 * p - r + 1 for s, p in zip(input_shape[2:], padding, strict=True))
 
     def cost(self, of: str = "output") -> float:
-        """An estimate as `Im2col.cost`. U is four times as large as the weight, and goes to memory and comes back: that
-        is what differs most among machines. The input's gradient is said to take what the output does, though it has
-        the maps' sizes exchanged: no choice became better by that."""
+        """An estimate as `Im2col.cost`. U, 36 numbers a kernel, goes to memory and comes back, and how long that takes
+        differs most among machines; ∂L/∂U takes longer where products are so fast that it waits for memory. The input's
+        gradient is said to take what the output does, though it has the maps' sizes exchanged: no choice became better
+        by that."""
         c, o, step = self.channels, self.filters, OUTPUTS[self.weight_shape[2]]
         tiles = self.input_shape[0] * prod(-(-size // step) for size in self.out)
         # For V, Y, and the products; and for U.
