@@ -1,5 +1,5 @@
 # make demo    train LeNet-5 on MNIST, from nothing, and test it
-# make test    the test suite, and most of it again on a strict double of CuPy; LONG=1 adds the long tests, and the heavy ones on it
+# make test    the test suite, and most of it again on a strict double of CuPy; LONG=1 adds the long tests, and the slow ones on it
 # make test-cupysim  the tests on CuPy itself, on an emulated device, where ../shared/cupysim is; LONG=1: and heavy ones
 # make test-no-driver  the test suite with CuPy's wheel and without a driver for it
 # make bench   measure against PyTorch and others, about 45 minutes; QUICK=1: a glance that is not kept, in 3
@@ -21,9 +21,11 @@ READY := ready-$(shell $(PYTHON) -c 'import sys; print("%d.%d.%d" % sys.version_
 demo: .venv/demo/$(READY)
 	@.venv/demo/bin/python -m minicnn demo
 
+# On the double without what is slow there; tests/lab/test_devices.py compares the labs on it with the host's.
+QUICKLY = --at-least 3900 -m "not long and not gpu and not heavy" --ignore tests/lab
 test: .venv/test/$(READY)
 	@.venv/test/bin/python -m pytest -n $(JOBS) --at-least 6900 $(if $(LONG),-m "not gpu")
-	@.venv/test/bin/python -m pytest -n $(JOBS) --device double --at-least 4000 -m "not long and not gpu$(if $(LONG),, and not heavy)"
+	@.venv/test/bin/python -m pytest -n $(JOBS) --device double $(if $(LONG),--at-least 4000,$(QUICKLY))
 
 # The same tests on CuPy itself, on a device that is emulated: it is no GPU. Where ../shared/cupysim is. What is marked
 # heavy is left out, unless with LONG=1.

@@ -79,9 +79,9 @@ def test_there_is_something_to_compare(whole):
 
 # ------------------------------------------------------------------------------------------------------ kill -9
 
-MORE = ("write,90", "rename,9", "renamed,11", "log,1")
+MORE = ("write,90", "write,301", "rename,9", "renamed,11", "log,1", "log,24")
 DEATHS = [
-    *("write,7", "write,301", "rename,3", "renamed,2", "log,24", "step,8"),
+    *("write,7", "rename,3", "renamed,2", "step,8"),
     *(pytest.param(die, marks=pytest.mark.long) for die in MORE),
 ]
 

@@ -10,7 +10,7 @@ nbformat = pytest.importorskip("nbformat")
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-TRAINING = ("02_convolution", "04", "05", "07")  # or timing: the others take seconds
+TRAINING = ("02_convolution", "03", "04", "05", "07")  # or timing: the others take seconds
 EXERCISES = ROOT / "notebooks" / "02_write_your_own_layer.ipynb"
 
 
