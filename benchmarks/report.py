@@ -59,11 +59,16 @@ def grid(header: list[str], body: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in (header, rule, *body))
 
 
+def is_elsewhere(section: str) -> bool:
+    """Whether these are ratios of another machine, or of this one held back."""
+    return section == "avx2" or section.startswith(ELSEWHERE)
+
+
 def about(results: Results) -> str:
     """When, where and with what, a line for each different answer among the sections."""
     lines: dict[str, list[str]] = {}
     for section, result in results.items():
-        if (section == "avx2" or section.startswith(ELSEWHERE)) and len(results) > 1:  # `elsewhere` says so
+        if is_elsewhere(section) and len(results) > 1:  # `elsewhere` says so
             continue
         info = result["about"]
         line = f"{info['machine']['date']}, {describe(info['machine'])}, {info['threads']} threads, float32"
@@ -127,12 +132,12 @@ def beside_pytorch(results: Results) -> str:
 
 def elsewhere(results: Results) -> str:
     """Training and inference beside PyTorch on other machines, and where both compute as if without AVX-512."""
-    kept = [name for name in results if name == "avx2" or name.startswith(ELSEWHERE)]
-    return "\n\n".join(ratios_alone(results[name], name == "avx2") for name in kept)
+    return "\n\n".join(ratios_alone(results, section) for section in filter(is_elsewhere, results))
 
 
-def ratios_alone(networks_there: dict[str, Any], held_back: bool) -> str:
-    there: Results = {"networks": networks_there}
+def ratios_alone(results: Results, section: str) -> str:
+    """One of these sections, as a sentence and a table."""
+    there: Results = {"networks": results[section]}
     names = [network for network, _ in networks(there) if not is_paper(network)]
     body = []
     for task in ("training", "inference"):
@@ -140,12 +145,10 @@ def ratios_alone(networks_there: dict[str, Any], held_back: bool) -> str:
         known = [value for value in values if value is not None]
         entries = [geometric_mean(known) if known else None, *values]
         body.append([task, *("–" if value is None else f"**{value:.2f}**" for value in entries)])
-    text = f"The ratios on another machine ({about(there)}):"
-    if held_back:
-        text = (
-            f"The ratios where both compute as on a processor without AVX-512 ({about(there)}; "
-            "`python benchmarks/run.py --avx2`):"
-        )
+    where, command = "on another machine", ""
+    if section == "avx2":
+        where, command = "where both compute as on a processor without AVX-512", "; `python benchmarks/run.py --avx2`"
+    text = f"The ratios {where} ({about(there)}{command}):"
     filled = textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
     return filled + "\n\n" + grid(["", "geometric mean", *names], body)
 

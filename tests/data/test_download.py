@@ -20,8 +20,8 @@ CONTENT = bytes(range(256)) * 40
 OLD = b"what was there before"
 REMOTE = download.Remote("some.bin", hashlib.sha256(CONTENT).hexdigest(), len(CONTENT))
 SIZELESS = REMOTE._replace(size=None)
-SLOW = {"slow", "silent", "slow headers", "slow chunk-size line", "endless trailers"}  # these take a second each
-SLOWEST = {"slow chunk-size line", "endless trailers"}  # these more: ten seconds in four tries
+SLOWEST = {"slow chunk-size line", "endless trailers"}  # these take ten seconds in four tries
+SLOW = {"slow", "silent", "slow headers"} | SLOWEST  # a second each, or more
 LIMIT = 30  # seconds that no test here may take; most take less than one
 
 

@@ -216,8 +216,6 @@ FAULTS = {
 
 
 BREAKING = {another_dtype, an_operation_that_fails}  # what comes after cannot be done either
-
-
 QUICK = {a_wrong_backward, a_hidden_wait, a_leak}  # each fault runs all checks, so the others are long
 
 

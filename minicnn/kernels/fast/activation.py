@@ -94,8 +94,9 @@ def sigmoid_forward(input):
 
 def sigmoid_scratch(shape, dtype, last, needs, backward) -> Iterator[Asked]:
     if not backward:
-        yield Asked("numbers", dtype, *largest_piece(prod(shape), PIECE_OF_FUNCTION))
-        yield Asked("gate", np.bool_, *largest_piece(prod(shape), PIECE_OF_FUNCTION))
+        piece = largest_piece(prod(shape), PIECE_OF_FUNCTION)
+        yield Asked("numbers", dtype, *piece)
+        yield Asked("gate", np.bool_, *piece)
 
 
 def sigmoid_backward(grad_output, output, needs):
