@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...threads import pieces, run
 from .layout import IMAGES_LAST, lie_last
 
 LARGEST_KEPT = 40 << 20  # bytes; a larger array is not kept for the next who asks
@@ -52,14 +51,10 @@ def scratch(role: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
 
 
 def sum_of_maps(maps: np.ndarray) -> np.ndarray:
-    """(N, C, H, W) → (C,), a channel at a time; where images lie last, a product with ones."""
+    """(N, C, H, W) → (C,): products with ones, which BLAS computes at the speed of reading. On one thread: there is
+    nothing to gain with two, and a sum of NumPy's takes three times as long."""
     if lie_last(maps):
         rows = maps.transpose(IMAGES_LAST).reshape(maps.shape[1], -1)
         return rows @ np.ones(rows.shape[1], maps.dtype)
-    sums = np.empty(maps.shape[1], maps.dtype)
-
-    def add_up(channels: slice) -> None:
-        sums[channels] = maps[:, channels].sum(axis=(2, 3)).sum(axis=0)
-
-    run(add_up, pieces(maps.shape[1], -(-maps.shape[1] // 8)))
-    return sums
+    flat = maps.reshape(*maps.shape[:2], prod(maps.shape[2:]))
+    return (flat @ np.ones(flat.shape[2], maps.dtype)).sum(axis=0)
