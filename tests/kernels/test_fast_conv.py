@@ -109,6 +109,11 @@ def test_algorithms_agree_however_work_is_cut(data, case, needs, seed):
             setattr(file, name, value)
 
 
+def largest(found):
+    """What one thread keeps of each role."""
+    return {role: max(n for _, other, n in found if other == role) for _, role, _ in found}
+
+
 @drawn
 @given(st.data())
 def test_winograd_tells_what_scratch_it_takes(data):
@@ -132,10 +137,10 @@ def test_winograd_tells_what_scratch_it_takes(data):
         patch.setattr(winograd, "scratch", noted)
         patch.setattr(threads, "_requested", 1)
         y = algorithm.forward(x, weight, None)
-        assert {role: numbers for _, role, numbers in algorithm.scratch(False, needs, 1)[0]} == asked
+        assert largest(algorithm.scratch(False, needs, 1)[0]) == asked
         asked.clear()
         algorithm.backward(np.zeros_like(y), x, weight, needs)
-        assert {role: numbers for _, role, numbers in algorithm.scratch(True, needs, 1)[0]} == asked
+        assert largest(algorithm.scratch(True, needs, 1)[0]) == asked
 
 
 def test_threads_that_get_no_part_ask_for_nothing():
@@ -147,7 +152,7 @@ def test_threads_that_get_no_part_ask_for_nothing():
     assert by_rows.images_last
     for algorithm, shares in (
         (by_columns, by_columns.backward_shares(needs)), (by_tiles, by_tiles.sums.shares(winograd.SUMS)),
-        (by_phases, threads.portions(by_phases.strips, by_phases.sums())), (by_rows, by_rows.backward_shares(needs)),
+        (by_phases, by_phases.weight_shares), (by_rows, by_rows.backward_shares(needs)),
     ):  # fmt: skip
         assert 1 < len(shares) < 16
         told = {thread for thread, _, _ in algorithm.scratch(True, needs, 16)[0]}

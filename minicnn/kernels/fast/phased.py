@@ -11,7 +11,7 @@ pixels in more entries of the weight's gradient than see them.
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -39,8 +39,16 @@ class Phased(Im2col):
         self.depth = self.channels * self.taps
         self.further = [(k - 1) // s for k, s in zip(self.kernel, self.stride, strict=True)]
         self.wide = self.out[1] + self.further[1]  # a row of a phase
+
+    @cached_property
+    def strips(self) -> list[Block]:
         rows = pieces(self.out[0], NUMBERS // max(self.depth * self.wide, 1))
-        self.strips: list[Block] = [(slice(i, i + 1), part) for i in range(self.n) for part in rows]
+        return [(slice(i, i + 1), part) for i in range(self.n) for part in rows]
+
+    @cached_property
+    def weight_shares(self) -> list[list[Block]]:
+        """Lists of strips whose gradients of the weight are added up, for threads."""
+        return portions(self.strips, self.sums())
 
     def phases(self, image: np.ndarray, rows: slice) -> np.ndarray:
         """What some rows of windows see of an image (C, H, W), flat: (sh, sw, C, rows · wide and a few zeros)."""
@@ -100,7 +108,7 @@ class Phased(Im2col):
         grad_input, _, grad_bias = super().backward(grad_output, input, weight, (needs[0], False, needs[2]))
         if not needs[1]:
             return grad_input, None, grad_bias
-        shares = portions(self.strips, self.sums())
+        shares = self.weight_shares
         of_weight = [np.empty((1, self.depth, self.filters), self.dtype) for _ in shares]
 
         def add_up(share: int, block: Block) -> None:
@@ -120,7 +128,7 @@ class Phased(Im2col):
             return found, others
         high = max(self.extent(block)[1] for block in self.strips)
         of_phases = self.stride[0] * self.stride[1] * self.channels
-        tall, shares = high + self.further[0], portions(self.strips, self.sums()) if backward else self.strips
+        tall, shares = high + self.further[0], self.weight_shares if backward else self.strips
         for thread in range(min(threads, len(shares))):
             found.append((thread, "padded", of_phases * tall * self.wide))
             found.append((thread, "phases", of_phases * (tall * self.wide + self.further[1])))

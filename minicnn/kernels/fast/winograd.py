@@ -434,10 +434,7 @@ class Winograd:
                 found += self._scratch_of_block(tiles, block, threads)
             if tiles is self.sums:
                 found.append((0, "sums", len(tiles.shares(SUMS)) * TILE**2 * o * c))
-        largest: dict[tuple[int, str], int] = {}
-        for thread, role, numbers in found:
-            largest[thread, role] = max(largest.get((thread, role), 0), numbers)
-        return [(*key, numbers) for key, numbers in largest.items()], 0
+        return found, 0
 
     def _scratch_of_block(self, tiles: Tiles, block: Block, threads: int) -> Iterator[tuple[int, str, int]]:
         n, high, wide = tiles.size(block)
