@@ -68,7 +68,7 @@ def about(results: Results) -> str:
     """When, where and with what, a line for each different answer among the sections."""
     lines: dict[str, list[str]] = {}
     for section, result in results.items():
-        if is_elsewhere(section) and len(results) > 1:  # `elsewhere` says so
+        if is_elsewhere(section) and not all(map(is_elsewhere, results)):  # `elsewhere` says so
             continue
         info = result["about"]
         line = f"{info['machine']['date']}, {describe(info['machine'])}, {info['threads']} threads, float32"
@@ -150,7 +150,19 @@ def ratios_alone(results: Results, section: str) -> str:
         where, command = "where both compute as on a processor without AVX-512", "; `python benchmarks/run.py --avx2`"
     text = f"The ratios {where} ({about(there)}{command}):"
     filled = textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
-    return filled + "\n\n" + grid(["", "geometric mean", *names], body)
+    return "\n\n".join(filter(None, (filled, grid(["", "geometric mean", *names], body), span(there))))
+
+
+def span(results: Results) -> str:
+    """From how many to how many times as fast as the libraries in NumPy."""
+    raced = [row for row in rows(results, "networks") if row["contender"] in OTHERS and ratio(row)]
+    parts = []
+    for task in ("training", "inference"):
+        times = [1 / value for row in raced if row["task"] == task and (value := ratio(row))]
+        if times:
+            parts.append(f"{min(times):.1f} to {max(times):.1f} times in {task}")
+    names = ", ".join(name for name in OTHERS if any(row["contender"] == name for row in raced))
+    return f"Beside {names} minicnn is faster there: {', '.join(parts)}." if parts else ""
 
 
 def beside_others(results: Results) -> str:
@@ -180,7 +192,8 @@ def beside_others(results: Results) -> str:
 
 
 def networks_tables(results: Results) -> str:
-    return "\n\n".join(filter(None, (beside_pytorch(results), elsewhere(results), beside_others(results))))
+    here = beside_pytorch(results) if networks(results) else ""
+    return "\n\n".join(filter(None, (here, elsewhere(results), beside_others(results))))
 
 
 def section(results: Results) -> str:
@@ -261,7 +274,7 @@ def everything(results: Results) -> str:
     ]
     parts = ["# Results", f"Written by `benchmarks/report.py`. Measured {about(results)}."]
     for name, title, text, make in tables:
-        if name in results:
+        if name in results or (name == "networks" and any(map(is_elsewhere, results))):
             parts += [f"## {title}", text, make(results).strip()]
     return "\n\n".join(part for part in parts if part) + "\n"
 
