@@ -65,10 +65,10 @@ def is_elsewhere(section: str) -> bool:
 
 
 def about(results: Results) -> str:
-    """When, where and with what, a line for each different answer among the sections."""
+    """When, where and with what, for each different answer among the sections; nothing for those of other machines."""
     lines: dict[str, list[str]] = {}
     for section, result in results.items():
-        if is_elsewhere(section) and not all(map(is_elsewhere, results)):  # `elsewhere` says so
+        if is_elsewhere(section):  # which says so itself
             continue
         info = result["about"]
         line = f"{info['machine']['date']}, {describe(info['machine'])}, {info['threads']} threads, float32"
@@ -154,15 +154,15 @@ def ratios_alone(results: Results, section: str) -> str:
 
 
 def span(results: Results) -> str:
-    """From how many to how many times as fast as the libraries in NumPy."""
+    """How many times as long the libraries in NumPy take: the least and the most."""
     raced = [row for row in rows(results, "networks") if row["contender"] in OTHERS and ratio(row)]
     parts = []
     for task in ("training", "inference"):
         times = [1 / value for row in raced if row["task"] == task and (value := ratio(row))]
         if times:
-            parts.append(f"{min(times):.1f} to {max(times):.1f} times in {task}")
+            parts.append(f"{task} {min(times):.1f} to {max(times):.1f}")
     names = ", ".join(name for name in OTHERS if any(row["contender"] == name for row in raced))
-    return f"Beside {names} minicnn is faster there: {', '.join(parts)}." if parts else ""
+    return f"The times of {names} over minicnn's: {', '.join(parts)}." if parts else ""
 
 
 def beside_others(results: Results) -> str:
@@ -272,7 +272,8 @@ def everything(results: Results) -> str:
             memory_table,
         ),
     ]
-    parts = ["# Results", f"Written by `benchmarks/report.py`. Measured {about(results)}."]
+    here = about(results)
+    parts = ["# Results", "Written by `benchmarks/report.py`." + (f" Measured {here}." if here else "")]
     for name, title, text, make in tables:
         if name in results or (name == "networks" and any(map(is_elsewhere, results))):
             parts += [f"## {title}", text, make(results).strip()]

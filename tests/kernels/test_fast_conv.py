@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from minicnn.kernels import conv as neutral
 from minicnn.kernels.fast import conv, im2col, layout, phased, winograd
 from minicnn.kernels.fast.im2col import Im2col
 from minicnn.kernels.fast.phased import Phased
+from minicnn.kernels.fast.scratch import sum_of_maps
 from minicnn.kernels.fast.winograd import Winograd
 
 from .helpers import Pair, arrays_in, assert_same, drawn, dtypes, normal, run, seeds, with_images_last
@@ -124,9 +126,19 @@ def test_winograd_tells_what_scratch_it_takes(data):
     images = draw(st.integers(1, min(max(10**6 // (max(channels, filters) * math.prod(size)), 1), 8)))
     padding = tuple(draw(st.integers(0, kernel - 1)) for _ in range(2))
     shapes = (images, groups * channels, *size), (groups * filters, channels, kernel, kernel)
-    algorithm = Winograd(*shapes, np.dtype(np.float32), padding, groups)
+    assert_tells_scratch(Winograd(*shapes, np.dtype(np.float32), padding, groups))
+
+
+def test_winograd_tells_what_the_largest_of_its_blocks_takes():
+    """The last."""
+    algorithm = Winograd((2, 64, 52, 52), (32, 64, 3, 3), np.dtype(np.float32), (1, 1), 1)
+    first, *_, last = map(algorithm.tiles.size, algorithm.tiles.blocks)
+    assert first < last
+    assert_tells_scratch(algorithm)
+
+
+def assert_tells_scratch(algorithm):
     x, weight = np.zeros(algorithm.input_shape, np.float32), np.zeros(algorithm.weight_shape, np.float32)
-    needs = draw(st.sampled_from([(False, True, False), (True, False, False), (True, True, False)]))
     asked: dict[str, int] = {}
 
     def noted(role, shape, dtype):
@@ -137,10 +149,58 @@ def test_winograd_tells_what_scratch_it_takes(data):
         patch.setattr(winograd, "scratch", noted)
         patch.setattr(threads, "_requested", 1)
         y = algorithm.forward(x, weight, None)
-        assert largest(algorithm.scratch(False, needs, 1)[0]) == asked
-        asked.clear()
-        algorithm.backward(np.zeros_like(y), x, weight, needs)
-        assert largest(algorithm.scratch(True, needs, 1)[0]) == asked
+        assert largest(algorithm.scratch(False, (True, True, False), 1)[0]) == asked
+        for needs in ((False, True, False), (True, False, False), (True, True, False)):
+            asked.clear()
+            algorithm.backward(np.zeros_like(y), x, weight, needs)
+            assert largest(algorithm.scratch(True, needs, 1)[0]) == asked
+
+
+def test_of_each_scratch_array_the_ledger_keeps_the_largest(monkeypatch):
+    """It is asked for in several sizes, by one pass and by several."""
+    monkeypatch.setattr(threads, "_requested", 1)
+    sizes = (2, 32, 56, 56), (64, 32, 3, 3)
+    found = Winograd(*sizes, np.dtype(np.float32), (1, 1), 1).scratch(True, (True, True, False), 1)[0]
+    assert any(numbers < largest(found)[role] for _, role, numbers in found[-4:])
+    with minicnn.use_kernels("fast", convolution="winograd"):
+        y = conv2d(Tensor(np.zeros(sizes[0], np.float32), requires_grad=True), nn.Parameter(np.zeros(sizes[1], "f4")),
+                   padding=1)  # fmt: skip
+        kept = scratch(y.node, True)[0]
+    assert {role: size for (_, role, _), size in kept.items()} == {k: 4 * n for k, n in largest(found).items()}
+
+
+LAYOUTS = {
+    "side by side": lambda x: x,
+    "some channels": lambda x: x[:, 1:3],
+    "broadcast": lambda x: np.broadcast_to(x[:, :, :1, :1], x.shape),  # as the gradient of a mean
+    "broadcast rows": lambda x: np.broadcast_to(x[:, :, :1], x.shape),
+    "every second row": lambda x: x[:, :, ::2],
+    "every second column": lambda x: x[..., ::2],
+    "turned about": lambda x: x[..., ::-1, ::-1],
+    "transposed": lambda x: x.transpose(0, 1, 3, 2),
+    "images last": with_images_last,
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("shape", [(1, 3, 700, 700), (2, 3, 150, 130), (2, 3, 61, 62), (20, 3, 28, 28), (2, 3, 1, 1)])
+def test_sums_of_maps_lose_no_digits_and_copy_nothing(layout, shape, rng):
+    """Long sums of numbers of one sign, added up one after the other, would."""
+    maps = LAYOUTS[layout](rng.uniform(0.1, 0.11, shape).astype(np.float32))
+    tracemalloc.start()
+    try:
+        sums = sum_of_maps(maps)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    np.testing.assert_allclose(sums, maps.sum(axis=(0, 2, 3), dtype=np.float64), rtol=5e-6)
+    assert sums.dtype == np.float32
+    assert peak < 0.2 * maps.size * maps.itemsize + 3e4
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 4, 4), (2, 0, 4, 4), (2, 3, 0, 4), (2, 3, 4, 0)])
+def test_sums_of_no_maps(shape):
+    assert np.array_equal(sum_of_maps(np.ones(shape)), np.zeros(shape[1]))
 
 
 def test_threads_that_get_no_part_ask_for_nothing():
