@@ -79,6 +79,11 @@ def about(results: Results) -> str:
     return "; ".join(line if len(lines) == 1 else f"{', '.join(which)}: {line}" for line, which in lines.items())
 
 
+def measured(results: Results) -> str:
+    """What `about` tells as a sentence, to come behind another."""
+    return f" Measured {here}." if (here := about(results)) else ""
+
+
 def networks(results: Results) -> list[tuple[str, int]]:
     """The networks that were measured, with their batch, in their order."""
     measured = [*rows(results, "networks"), *rows(results, "memory")]
@@ -123,6 +128,8 @@ def beside_pytorch(results: Results) -> str:
         if memory is not None and not is_paper(network):
             ratios["memory"].append(memory)
         body.append(line)
+    if not body:
+        return ""
     means = {task: f"**{geometric_mean(values):.2f}**" if values else "–" for task, values in ratios.items()}
     mean = ["geometric mean", "", "", means["training"], "", "", means["inference"], means["memory"]]
     body.insert(sum(not is_paper(network) for network, _ in networks(results)), mean)
@@ -155,13 +162,17 @@ def ratios_alone(results: Results, section: str) -> str:
 
 def span(results: Results) -> str:
     """How many times as long the libraries in NumPy take: the least and the most."""
-    raced = [row for row in rows(results, "networks") if row["contender"] in OTHERS and ratio(row)]
+    raced = [
+        (row["contender"], row["task"], 1 / value)
+        for row in rows(results, "networks")
+        if row["contender"] in OTHERS and (value := ratio(row))
+    ]
     parts = []
     for task in ("training", "inference"):
-        times = [1 / value for row in raced if row["task"] == task and (value := ratio(row))]
+        times = [time for _, of_task, time in raced if of_task == task]
         if times:
             parts.append(f"{task} {min(times):.1f} to {max(times):.1f}")
-    names = ", ".join(name for name in OTHERS if any(row["contender"] == name for row in raced))
+    names = ", ".join(name for name in OTHERS if name in {contender for contender, *_ in raced})
     return f"The times of {names} over minicnn's: {', '.join(parts)}." if parts else ""
 
 
@@ -192,8 +203,7 @@ def beside_others(results: Results) -> str:
 
 
 def networks_tables(results: Results) -> str:
-    here = beside_pytorch(results) if networks(results) else ""
-    return "\n\n".join(filter(None, (here, elsewhere(results), beside_others(results))))
+    return "\n\n".join(filter(None, (beside_pytorch(results), elsewhere(results), beside_others(results))))
 
 
 def section(results: Results) -> str:
@@ -204,8 +214,8 @@ def section(results: Results) -> str:
             "about 45 minutes, and writes the tables and the picture here."
         )
     text = (
-        "A training step (forward, backward, SGD with momentum and weight decay) and inference, beside PyTorch. "
-        f"Measured {about(results)}. Processes of their own take turns; times are medians, ratios minicnn's over "
+        "A training step (forward, backward, SGD with momentum and weight decay) and inference, beside PyTorch."
+        f"{measured(results)} Processes of their own take turns; times are medians, ratios minicnn's over "
         "PyTorch's: below 1, minicnn is ahead. Peak memory is a training step's, beyond what the process held before. "
         "`make bench` measures and writes this; [all the numbers](benchmarks/results/README.md)."
     )
@@ -272,8 +282,7 @@ def everything(results: Results) -> str:
             memory_table,
         ),
     ]
-    here = about(results)
-    parts = ["# Results", "Written by `benchmarks/report.py`." + (f" Measured {here}." if here else "")]
+    parts = ["# Results", "Written by `benchmarks/report.py`." + measured(results)]
     for name, title, text, make in tables:
         if name in results or (name == "networks" and any(map(is_elsewhere, results))):
             parts += [f"## {title}", text, make(results).strip()]

@@ -141,6 +141,7 @@ def test_a_report_shows_other_machines_apart(load):
     alone = report.everything({"networks-abacus": other, "networks-abax": other})
     assert alone.count("Abacus") == alone.count("| training | **1.00** |") == 2
     assert "peak memory" not in alone and "Measured" not in alone
+    assert "Measured" not in report.section({"networks-abacus": other})
 
 
 @pytest.mark.parametrize(("text", "processor"), [

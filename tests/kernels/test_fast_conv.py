@@ -161,7 +161,7 @@ def test_of_each_scratch_array_the_ledger_keeps_the_largest(monkeypatch):
     monkeypatch.setattr(threads, "_requested", 1)
     sizes = (2, 32, 56, 56), (64, 32, 3, 3)
     found = Winograd(*sizes, np.dtype(np.float32), (1, 1), 1).scratch(True, (True, True, False), 1)[0]
-    assert any(numbers < largest(found)[role] for _, role, numbers in found[-4:])
+    assert {role: numbers for _, role, numbers in found} != largest(found)  # it is not always the last
     with minicnn.use_kernels("fast", convolution="winograd"):
         y = conv2d(Tensor(np.zeros(sizes[0], np.float32), requires_grad=True), nn.Parameter(np.zeros(sizes[1], "f4")),
                    padding=1)  # fmt: skip

@@ -19,7 +19,7 @@ import numpy as np
 from .layout import IMAGES_LAST, lie_last
 
 LARGEST_KEPT = 40 << 20  # bytes; a larger array is not kept for the next who asks
-LONG_SUM = 1 << 12  # numbers
+LONG_SUM = 1 << 12  # numbers in a map; more of them, one added after the other, lose digits
 
 _kept = threading.local()  # .arrays: by role and dtype
 
