@@ -40,8 +40,10 @@ NOWHERE = Scope()
 _dry_run: ContextVar[bool] = ContextVar("dry_run", default=False)
 _scope: ContextVar[Scope] = ContextVar("scope", default=NOWHERE)
 _observers: ContextVar[tuple[Any, ...]] = ContextVar("observers", default=())
+_in_place: ContextVar[bool] = ContextVar("in_place", default=False)
 _kernels: ContextVar[str] = ContextVar("kernels", default="fast")
 _convolution = fast.forced
+_epilogue = fast.offered
 
 _sequence = itertools.count()
 
@@ -83,7 +85,7 @@ class Node:
 
     __slots__ = (
         "op", "params", "inputs", "needs", "saved", "forward_kernel", "backward_kernel", "scope", "sequence", "shape",
-        "dtype", "recorded", "retained", "__weakref__",
+        "dtype", "in_place", "recorded", "retained", "__weakref__",
     )  # fmt: skip
 
     def __init__(self, op, params, inputs, needs, saved, kernels, output):
@@ -98,6 +100,7 @@ class Node:
         self.sequence: int = next(_sequence)
         self.shape: tuple[int, ...] = output.shape
         self.dtype = output.dtype
+        self.in_place: bool = _in_place.get()  # whether inference writes the output over the first input
         self.recorded: Array | None = None  # the output, where a recording is on
         self.retained: weakref.ref[Tensor] | None = None  # the tensor that asked to keep its gradient
 
@@ -272,6 +275,22 @@ def observe(observer: Any):
     where it has such methods.
     """
     return _set(_observers, (*_observers.get(), observer))
+
+
+def is_observed() -> bool:
+    """Whether operations are being shown to somebody."""
+    return bool(_observers.get())
+
+
+def in_place():
+    """Inside, operations are those which inference does in place where nobody observes it (`nn.through`); here each has
+    an output of its own, but its node tells."""
+    return _set(_in_place, True)
+
+
+def offering(epilogue: fast.Offer | None):
+    """Inside, the convolution's kernel may do to its output what shall follow it."""
+    return _set(_epilogue, epilogue)
 
 
 def unobserved(walk: Iterator[Step]) -> Iterator[Step]:

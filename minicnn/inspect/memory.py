@@ -25,7 +25,6 @@ from ..nn import Module
 from ..optim.optimizer import BLOCK
 from . import table
 from .storage import (
-    is_view,
     kept_for_backward,
     origin,
     owner,
@@ -340,7 +339,7 @@ def _forward(timeline: _Timeline, traced: Trace, there_anyway: set[Any], outputs
         for source in used:
             if isinstance(source, Tensor) and source not in timeline.held:  # a constant, such as dropout's mask
                 timeline.hold(source, "workspace", size_in_bytes(source))
-        if not is_view(node):
+        if owner(node) is node:
             timeline.hold(node, "workspace", size_in_bytes(node))
         kept = dict(kept_for_backward(node))
         for array, size in kept.items():

@@ -63,8 +63,8 @@ def is_view(node: Node) -> bool:
 
 
 def owner(source: Node | Tensor) -> Node | Tensor:
-    """Whose memory `source` is: a view's is that of what it looks at."""
-    while isinstance(source, Node) and is_view(source) and source.inputs[0] is not None:
+    """Whose memory `source` is: a view's is that of what it looks at, and that of what is done in place its input's."""
+    while isinstance(source, Node) and (source.in_place or is_view(source)) and source.inputs[0] is not None:
         source = source.inputs[0]
     return source
 
@@ -218,7 +218,7 @@ def scratch(node: Node, backward: bool) -> tuple[dict[tuple[int, str, Any], int]
 
 
 def _asked(node: Node, backward: bool) -> Iterator[fast_scratch.Asked]:
-    if backward and True not in node.needs:
+    if node.in_place or (backward and True not in node.needs):
         return
     input = origin(node, 0)
     if node.op.name == "linear" and _is_divided(node):

@@ -46,9 +46,8 @@ class BasicBlock(nn.Module):
         self.relu2 = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.relu1(self.bn1(self.conv1(x)))
-        out = self.bn2(self.conv2(out))
-        return self.relu2(out if self.downsample is None else out + self.downsample(x))
+        out = nn.through(x, self.conv1, self.bn1, self.relu1)
+        return nn.through(out, self.conv2, self.bn2, nn.Plus(self.downsample, x), self.relu2)
 
 
 class Bottleneck(nn.Module):
@@ -68,10 +67,9 @@ class Bottleneck(nn.Module):
         self.relu3 = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.relu1(self.bn1(self.conv1(x)))
-        out = self.relu2(self.bn2(self.conv2(out)))
-        out = self.bn3(self.conv3(out))
-        return self.relu3(out if self.downsample is None else out + self.downsample(x))
+        out = nn.through(x, self.conv1, self.bn1, self.relu1)
+        out = nn.through(out, self.conv2, self.bn2, self.relu2)
+        return nn.through(out, self.conv3, self.bn3, nn.Plus(self.downsample, x), self.relu3)
 
 
 Block = type[BasicBlock] | type[Bottleneck]
@@ -125,7 +123,7 @@ class ResNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         check_images(self.architecture, images, self.smallest)
-        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        x = nn.through(images, self.conv1, self.bn1, self.relu, self.maxpool)
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return self.fc(F.flatten(self.avgpool(x), 1))
 

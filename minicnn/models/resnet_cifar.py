@@ -55,7 +55,7 @@ class CifarResNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         check_images(self.architecture, images, self.smallest)
-        x = self.relu(self.bn1(self.conv1(images)))
+        x = nn.through(images, self.conv1, self.bn1, self.relu)
         x = self.layer3(self.layer2(self.layer1(x)))
         return self.fc(F.flatten(self.avgpool(x), 1))
 

@@ -23,10 +23,11 @@ from .layers import (
     Softplus,
     Tanh,
 )
-from .module import Module, Sequential
+from .module import Module
+from .sequential import Plus, Sequential, through
 
 __all__ = [
     "ELU", "AdaptiveAvgPool2d", "AvgPool2d", "BatchNorm2d", "Conv2d", "CrossEntropyLoss", "Dropout", "Flatten",
-    "Identity", "LeakyReLU", "Linear", "LocalResponseNorm", "MSELoss", "MaxPool2d", "Module", "Parameter", "ReLU",
-    "Sequential", "SiLU", "Sigmoid", "Softplus", "Tanh", "init", "utils",
+    "Identity", "LeakyReLU", "Linear", "LocalResponseNorm", "MSELoss", "MaxPool2d", "Module", "Parameter", "Plus",
+    "ReLU", "Sequential", "SiLU", "Sigmoid", "Softplus", "Tanh", "init", "through", "utils",
 ]  # fmt: skip

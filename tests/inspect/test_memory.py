@@ -101,7 +101,7 @@ def test_a_training_step(name, monkeypatch):
 
 
 @pytest.mark.host
-@pytest.mark.parametrize("name", ["lenet5", "alexnet", "vgg11", "googlenet", "resnet18"])
+@pytest.mark.parametrize("name", SMALL)
 def test_an_evaluation(name, monkeypatch):
     """Here much depends on which Python variables still hold an array."""
     options, shape = SMALL[name]

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ...threads import alone
+from .epilogue import offered
 from .im2col import Im2col
 from .phased import Phased
 from .winograd import Winograd
@@ -76,8 +77,11 @@ def plan_of_gradients(
 def conv2d_forward(input, weight, bias, stride, padding, dilation, groups):
     dtype = np.result_type(input, weight)
     chosen = plan(input.shape, weight.shape, dtype, stride, padding, dilation, groups)
+    epilogue = offered.get()
+    if epilogue is not None:
+        epilogue.take((len(input), len(weight), *chosen.out), dtype)
     with alone(chosen.short):
-        return chosen.forward(input, weight, bias), (input, weight)
+        return chosen.forward(input, weight, bias, epilogue), (input, weight)
 
 
 def conv2d_backward(grad_output, saved, needs, stride, padding, dilation, groups):

@@ -34,7 +34,7 @@ import numpy as np
 from ...backend import sliding_windows
 from ...threads import each, pieces, portions, run, wide_blas
 from ..conv import output_size
-from .layout import IMAGES_FIRST, IMAGES_LAST, MANY_IMAGES, empty_maps, lie_last
+from .layout import IMAGES_FIRST, IMAGES_LAST, MANY_IMAGES, Epilogue, empty_maps, lie_last
 from .scratch import longest, scratch, sum_of_maps
 
 NUMBERS = 1 << 18  # of a block's columns; a megabyte of float32
@@ -299,7 +299,9 @@ class Im2col:
 
     # ---------------------------------------------------------------------------------------------------- the passes
 
-    def forward(self, input: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
+    def forward(
+        self, input: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, epilogue: Epilogue | None = None
+    ) -> np.ndarray:
         w = weight.reshape(self.groups, self.filters // self.groups, -1)  # (groups, O/groups, K)
         output = empty_maps((self.n, self.filters, *self.out), self.dtype, self.images_last)
         shared = len(self.forward_shares) == 1
@@ -333,6 +335,8 @@ class Im2col:
                         np.add(made, bias[filters].reshape(-1, 1, 1, 1), out=target)
                 elif bias is not None:
                     made += bias[filters].reshape(len(made), -1, 1)
+                if epilogue is not None:
+                    epilogue(output, (images, filters, rows))
 
             run(apply, self.parts(self.filters, count, shared))
 

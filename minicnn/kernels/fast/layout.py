@@ -8,6 +8,7 @@ AlexNet was trained.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,9 @@ import numpy as np
 IMAGES_LAST = (1, 2, 3, 0)  # (N, C, H, W) as (C, H, W, N)
 IMAGES_FIRST = (3, 0, 1, 2)  # and back
 MANY_IMAGES = 16  # fewer are no long row
+
+Place = tuple[slice, slice, slice]  # images, channels and rows of maps (N, C, H, W), all their columns
+Epilogue = Callable[[np.ndarray, Place], None]  # does something to the part of maps that lies there
 
 
 def lie_last(maps: np.ndarray) -> bool:

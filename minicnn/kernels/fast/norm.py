@@ -83,12 +83,27 @@ def _spread(values: np.ndarray, block: np.ndarray) -> np.ndarray:
     return rows
 
 
+def _is_near(mean: np.ndarray, inverse_std: np.ndarray) -> bool:
+    """Whether no mean is so many deviations from 0 that it would swallow digits."""
+    return bool((np.abs(mean) * inverse_std).max(initial=0) <= FAR)
+
+
 def _near(block: np.ndarray, mean: np.ndarray, inverse_std: np.ndarray, own: np.ndarray) -> tuple[Any, Any]:
-    """The block and its mean or, where the mean is many deviations from 0 and would swallow digits, the block less
-    its mean, in `own`, and 0."""
-    if (np.abs(mean) * inverse_std).max(initial=0) <= FAR:
+    """The block and its mean or, where that is not near, the block less its mean, in `own`, and 0."""
+    if _is_near(mean, inverse_std):
         return block, mean
     return np.subtract(block, _spread(mean, block), out=own), np.zeros_like(mean)
+
+
+def _scale_and_shift(weight, bias, mean, inverse_std) -> tuple[np.ndarray, np.ndarray]:
+    """γ (x − mean)/std + β is x times the first, plus the second."""
+    scale = inverse_std if weight is None else inverse_std * weight
+    shift = -mean * scale
+    return scale, shift if bias is None else bias + shift
+
+
+def _of(channels: slice, values: np.ndarray | None) -> np.ndarray | None:
+    return None if values is None else values[channels]
 
 
 def batch_norm_train_forward(input, weight, bias, eps):
@@ -113,19 +128,16 @@ def batch_norm_train_forward(input, weight, bias, eps):
             variance = _dot(block, block) / count
             variance -= np.where(variance < np.inf, centre * centre, 0)
         var[channels] = variance
-        scale = (variance + eps) ** -0.5
-        scale = scale if weight is None else scale * weight[channels]
-        shift = -centre * scale if bias is None else bias[channels] - centre * scale
-        _scale_and_shift(block, scale, shift, out)
+        numbers = _scale_and_shift(_of(channels, weight), _of(channels, bias), centre, (variance + eps) ** -0.5)
+        _pass(block, *numbers, out)
 
     run(work, blocks(x.shape))
     return _restored(output, input, last), (mean, var, input, (var + eps) ** -0.5, weight)
 
 
-def _scale_and_shift(block: np.ndarray, scale: np.ndarray, shift: np.ndarray | None, out: np.ndarray) -> None:
+def _pass(block: np.ndarray, scale: np.ndarray, shift: np.ndarray, out: np.ndarray) -> None:
     np.multiply(block, _spread(scale, block), out=out)
-    if shift is not None:
-        np.add(out, _spread(shift, block), out=out)
+    np.add(out, _spread(shift, block), out=out)
 
 
 def batch_norm_train_backward(grad_output, saved, needs, eps):
@@ -134,18 +146,27 @@ def batch_norm_train_backward(grad_output, saved, needs, eps):
     return _backward(grad_output, input, mean, inverse_std, weight, needs, _count_per_channel(input))
 
 
+def fixed(weight, bias, mean, inverse_std) -> tuple[np.ndarray | None, np.ndarray, np.ndarray]:
+    """Batch norm with fixed statistics is x less the first, times the second, plus the third; in two passes, without
+    the first, where that costs no accuracy."""
+    if _is_near(mean, inverse_std):
+        return None, *_scale_and_shift(weight, bias, mean, inverse_std)
+    return mean, *_scale_and_shift(weight, bias, np.zeros_like(mean), inverse_std)
+
+
 def batch_norm_eval_forward(input, weight, bias, mean, var, eps):
-    """The same with fixed statistics: two passes, x·γ/std and + (β − mean·γ/std), where that costs no accuracy."""
+    """Two passes, or three (`fixed`), while a block of channels is in the cache."""
     last = lie_last(input)
     x = _columns(input, last)
     inverse_std = (var + eps) ** -0.5
-    scale = inverse_std if weight is None else inverse_std * weight
+    centre, scale, shift = fixed(weight, bias, mean, inverse_std)
     output = np.empty_like(x)
 
     def work(channels: slice) -> None:
-        block, centre = _near(x[:, channels], mean[channels], inverse_std[channels], output[:, channels])
-        shift = -centre * scale[channels] if bias is None else bias[channels] - centre * scale[channels]
-        _scale_and_shift(block, scale[channels], shift, output[:, channels])
+        block, out = x[:, channels], output[:, channels]
+        if centre is not None:
+            block = np.subtract(block, _spread(centre[channels], block), out=out)
+        _pass(block, scale[channels], shift[channels], out)
 
     run(work, blocks(x.shape))
     return _restored(output, input, last), (input, mean.copy(), inverse_std, weight)  # who trains on moves the mean
@@ -182,7 +203,7 @@ def _backward(grad_output, input, mean, inverse_std, weight, needs, count):
         turn = -inverse_std[channels] * of_weight[channels] / count
         np.multiply(block, _spread(turn, block), out=out)
         np.add(out, grad, out=out)
-        _scale_and_shift(out, slope[channels], slope[channels] * (-of_bias[channels] / count - turn * centre), out)
+        _pass(out, slope[channels], slope[channels] * (-of_bias[channels] / count - turn * centre), out)
 
     run(work, blocks(g.shape))
     grad_input = None if grad_input is None else _restored(grad_input, input, last)

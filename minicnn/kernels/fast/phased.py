@@ -17,6 +17,7 @@ import numpy as np
 
 from ...threads import each, pieces, portions, run, wide_blas
 from .im2col import UNPACKED, Block, Im2col, multiply, parts_of_row, sum_over_windows, total
+from .layout import Epilogue
 from .scratch import scratch
 
 NUMBERS = 1 << 20  # of a block's columns; four megabytes of float32, as their calls are many
@@ -77,7 +78,9 @@ class Phased(Im2col):
                 into[...] = np.lib.stride_tricks.as_strided(phases[i, j], into.shape, steps)
         return columns.reshape(self.depth, length)
 
-    def forward(self, input: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
+    def forward(
+        self, input: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, epilogue: Epilogue | None = None
+    ) -> np.ndarray:
         w = weight.reshape(self.filters, -1)
         output = np.empty((self.n, self.filters, *self.out), self.dtype)
         parts = parts_of_row(self.filters, max(UNPACKED / (self.depth * self.out[1]), 1), 1)  # not to be packed
@@ -96,6 +99,8 @@ class Phased(Im2col):
                 out[...] = product.reshape(self.filters, high, self.wide)[:, :, : self.out[1]]
             if bias is not None:
                 out += bias[:, None, None]
+            if epilogue is not None:
+                epilogue(output, (images, slice(0, self.filters), rows))
 
         run(work, self.strips)
         return output

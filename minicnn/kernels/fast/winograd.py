@@ -39,7 +39,7 @@ why M̂ has its filters side by side.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
 from math import prod
 
@@ -47,6 +47,7 @@ import numpy as np
 
 from ...threads import each, pieces, portions, run, wide_blas
 from .im2col import UNPACKED, parts_of_row, total
+from .layout import Epilogue, Place
 from .scratch import longest, scratch, sum_of_maps
 
 # fmt: off
@@ -294,17 +295,27 @@ def _both(r: int, dtype: np.dtype) -> np.ndarray:
     return np.kron(once, once).astype(dtype)
 
 
+def _of_group(epilogue: Epilogue, output: np.ndarray, filters: slice, place: Place) -> None:
+    images, some, rows = place
+    epilogue(output, (images, _within(filters, some), rows))
+
+
 def _convolve(
-    tiles: Tiles, x: np.ndarray, weight: np.ndarray, turned: bool, bias: np.ndarray | None, y: np.ndarray
-) -> None:
-    """The convolution of `x` with one group's kernels, or with them turned about, into `y`."""
+    tiles: Tiles, x: np.ndarray, weight: np.ndarray, turned: bool, bias: np.ndarray | None, y: np.ndarray,
+    then: Callable[[Place], None] | None = None,
+) -> None:  # fmt: skip
+    """The convolution of `x` with one group's kernels, or with them turned about, into `y`; `then` something with each
+    part of it."""
 
     def finish(block: Block, v: np.ndarray, filters: slice, u: np.ndarray) -> None:
         """From V to the outputs of some filters."""
         count = filters.stop - filters.start
         m = _multiply(u, v, tiles.blank("product", count, block))
         for part in pieces(count, tiles.at_once(block)):
-            tiles.outputs(m[:, part], block, _within(filters, part), y, bias)
+            some, (images, rows) = _within(filters, part), block
+            tiles.outputs(m[:, part], block, some, y, bias)
+            if then is not None:
+                then((images, some, slice(tiles.step * rows.start, tiles.step * rows.stop)))
 
     def share(block: Block) -> None:
         v = tiles.all_inputs(x, block)
@@ -377,12 +388,16 @@ class Winograd:
         for g in range(self.groups):
             yield slice(g * self.channels, (g + 1) * self.channels), slice(g * self.filters, (g + 1) * self.filters)
 
-    def forward(self, input: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
+    def forward(
+        self, input: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, epilogue: Epilogue | None = None
+    ) -> np.ndarray:
         weight = weight.astype(self.dtype, copy=False)
         output = np.empty((len(input), len(weight), *self.out), self.dtype)
         for channels, filters in self.each_group():
             own_bias = None if bias is None else bias[filters]
-            _convolve(self.tiles, input[:, channels], weight[filters], False, own_bias, output[:, filters])
+            own_epilogue = None if epilogue is None else partial(_of_group, epilogue, output, filters)
+            x, y = input[:, channels], output[:, filters]
+            _convolve(self.tiles, x, weight[filters], False, own_bias, y, own_epilogue)
         return output
 
     def backward(self, grad_output, input, weight, needs):
