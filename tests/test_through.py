@@ -209,6 +209,20 @@ def test_a_forward_that_somebody_put_in_is_called(monkeypatch, taken):
     assert not sum(taken)
 
 
+def test_a_call_of_its_own_is_made(monkeypatch, taken):
+    class Doubled(nn.ReLU):
+        def __call__(self, *args):
+            return super().__call__(*args) * 2
+
+    x, layer = images(2, 3, 8, 8), nn.Conv2d(3, 4, 3)
+    called, call = [], nn.Module.__call__
+    with no_grad():
+        same_bits(nn.through(x, layer, Doubled()), layer(x).clamp(0) * 2)
+        monkeypatch.setattr(nn.Module, "__call__", lambda self, *args: (called.append(self), call(self, *args))[1])
+        nn.through(x, layer, nn.ReLU())
+    assert len(called) == 2 and not sum(taken)
+
+
 @pytest.mark.parametrize("which", range(3))
 def test_a_hook_sees_its_layer(which, taken):
     steps = nn.Conv2d(3, 4, 3), normed(4, 0), nn.ReLU()

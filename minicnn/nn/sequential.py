@@ -71,10 +71,11 @@ def _after(layer: Any, x: Any, rest: list[Any]) -> Iterator[epilogue.Step]:
 
 
 def _passes(step: Any) -> Any:
-    """The function that a layer is, if it is no other by a hook, or one that somebody put in its place."""
-    if isinstance(step, Module):
-        return None if step._forward_hooks else getattr(step.forward, "__func__", None)
-    return type(step).__call__
+    """The function that a step is when it is called; None for a module that a hook or a call of its own changes."""
+    if not isinstance(step, Module):
+        return type(step).__call__
+    changed = step._forward_hooks or type(step).__call__ is not CALL
+    return None if changed else getattr(step.forward, "__func__", None)
 
 
 def _norm(layer: BatchNorm2d) -> epilogue.Norm | None:
@@ -89,7 +90,8 @@ def _addition(plus: Plus) -> epilogue.Addition:
     return epilogue.Addition(None if tensor is None else tensor.data)
 
 
-CONVOLUTION = Conv2d.forward
+# As they were defined: a class that somebody changes later is another.
+CALL, CONVOLUTION = Module.__call__, Conv2d.forward
 EPILOGUES: dict[Any, Callable[[Any], epilogue.Step | None]] = {
     BatchNorm2d.forward: _norm,
     Plus.__call__: _addition,
