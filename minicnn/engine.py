@@ -100,7 +100,7 @@ class Node:
         self.sequence: int = next(_sequence)
         self.shape: tuple[int, ...] = output.shape
         self.dtype = output.dtype
-        self.in_place: bool = _in_place.get()  # whether inference writes the output over the first input
+        self.in_place: bool = _in_place.get()  # whether the fast kernels write it over the first input
         self.recorded: Array | None = None  # the output, where a recording is on
         self.retained: weakref.ref[Tensor] | None = None  # the tensor that asked to keep its gradient
 
@@ -283,8 +283,8 @@ def is_observed() -> bool:
 
 
 def in_place():
-    """Inside, operations are those which inference does in place where nobody observes it (`nn.through`); here each has
-    an output of its own, but its node tells."""
+    """Inside, operations are those which the fast kernels do in place where nobody observes them (`nn.through`); here
+    each has an output of its own, but its node tells."""
     return _set(_in_place, True)
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import weakref
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -12,8 +16,8 @@ from minicnn import functional as F
 from minicnn.engine import backward_steps
 from minicnn.inspect.storage import scratch
 from minicnn.inspect.trace import trace
-from minicnn.kernels.fast import conv, im2col, winograd
-from minicnn.kernels.fast.epilogue import Addition, Norm, Offer
+from minicnn.kernels.fast import conv, epilogue, im2col, layout, winograd
+from minicnn.kernels.fast.epilogue import Offer
 from minicnn.kernels.fast.phased import Phased
 
 pytestmark = pytest.mark.host
@@ -49,14 +53,19 @@ def taken(monkeypatch):
 
     def counting(self, shape, dtype):
         take(self, shape, dtype)
-        counts.append(self.taken)
+        counts.append(len(self.taken))
 
     monkeypatch.setattr(Offer, "take", counting)
     return counts
 
 
 def same_bits(a, b):
+    """The same numbers, which lie in memory alike, as sums over them depend on that."""
     assert a.shape == b.shape and a.dtype == b.dtype
+    if a.size:
+        assert [strides for strides, n in zip(a.data.strides, a.shape, strict=True) if n > 1] == [
+            strides for strides, n in zip(b.data.strides, b.shape, strict=True) if n > 1
+        ]
     np.testing.assert_array_equal(a.data, b.data)  # NaN where NaN is
     if a.dtype.kind == "f":
         np.testing.assert_array_equal(np.signbit(a.data), np.signbit(b.data))
@@ -100,7 +109,7 @@ def test_every_bit_is_that_of_the_layers(chain, algorithm, turned, workers):
         patch.setattr(Offer, "take", lambda self, *kind: (take(self, *kind), offers.append(self)))
         expected = one_by_one(x, layer, *steps)
         same_bits(nn.through(x, layer, *steps), expected)
-    assert [offer.taken for offer in offers] == [len(steps)]
+    assert [len(offer.taken) for offer in offers] == [len(steps)]
 
 
 CUTS = {  # which algorithm, how it cuts its work, and a convolution of that kind with its images
@@ -113,6 +122,7 @@ CUTS = {  # which algorithm, how it cuts its work, and a convolution of that kin
     "rows": (Phased, (2, 3, 224, 224), (64, 3, 7, 7), {"stride": (2, 2), "padding": (3, 3)}),
     "phases": (Phased, (8, 64, 56, 56), (96, 64, 3, 3), {"stride": (2, 2), "padding": (1, 1)}),
     "tiles": (winograd.Winograd, (4, 64, 56, 56), (64, 64, 3, 3), {"padding": (1, 1)}),
+    "tiles in parts": (winograd.Winograd, (4, 64, 56, 56), (128, 64, 3, 3), {"padding": (1, 1)}),
     "tiles that stick out": (winograd.Winograd, (4, 64, 29, 31), (64, 64, 3, 3), {}),
     "shared tiles": (winograd.Winograd, (2, 256, 14, 14), (256, 256, 3, 3), {"padding": (1, 1)}),
     "tiles of groups": (winograd.Winograd, (4, 64, 13, 13), (96, 32, 5, 5), {"padding": (2, 2), "groups": 2}),
@@ -149,13 +159,13 @@ def test_numbers_that_are_none_pass_as_they_do_through_the_layers():
     assert np.isnan(made.data).any() and np.isinf(made.data).any()
 
 
-@pytest.mark.parametrize("name", ["vgg11_bn", "googlenet", "resnet18", "resnet50", "resnet20"])
-@pytest.mark.parametrize("options", [{}, {"shortcut": "A"}, {"shortcut": "B"}, {"shortcut": False}])
+RESIDUAL = [(name, {"shortcut": way}) for name in ("resnet18", "resnet50", "resnet20") for way in ("A", "B", False)]
+
+
+@pytest.mark.parametrize(("name", "options"), [("vgg11_bn", {}), ("googlenet", {}), ("alexnet", {}), *RESIDUAL])
 def test_networks(name, options, taken):
     """Each gives in inference the scores that it gives where a gradient is recorded."""
-    if options and "resnet" not in name:
-        pytest.skip("no shortcuts")
-    side = 32 if name == "resnet20" else 64
+    side = {"resnet20": 32, "alexnet": 99}.get(name, 64)
     model = getattr(models, name)(**options, width=0.25, input_size=side).eval()
     for i, norm in enumerate(layer for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)):
         norm.load_state_dict(normed(norm.num_features, i).state_dict())
@@ -165,7 +175,8 @@ def test_networks(name, options, taken):
     with no_grad():
         same_bits(model(x), expected)
     convolutions = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d)]
-    assert len(taken) >= len(convolutions) - 2 and min(taken) >= 1  # GoogLeNet's two auxiliary heads rest
+    resting = 2 if name == "googlenet" else 0  # those of its auxiliary heads
+    assert len(taken) == len(convolutions) - resting and min(taken) >= 1
 
 
 # --------------------------------------------------------------------------------- where layers are called themselves
@@ -204,6 +215,9 @@ def test_a_forward_that_somebody_put_in_is_called(monkeypatch, taken):
     relu.forward = lambda input: input * 2
     with no_grad():
         same_bits(nn.through(x, layer, relu), layer(x) * 2)
+        first, second = normed(4, 0), normed(4, 1)
+        first.forward = second.forward
+        same_bits(nn.through(x, layer, first), second(layer(x)))
         monkeypatch.setattr(nn.ReLU, "forward", lambda self, input: input * 3)
         same_bits(nn.through(x, layer, nn.ReLU()), layer(x) * 3)
     assert not sum(taken)
@@ -289,6 +303,8 @@ def test_batch_norm_in_training_takes_the_batch(taken):
     fixed = nn.BatchNorm2d(4, track_running_stats=False).eval()
     with no_grad():
         same_bits(nn.through(x, layer, fixed, nn.ReLU()), one_by_one(x, layer, fixed, nn.ReLU()))
+        fixed.running_mean, fixed.running_var = Tensor(np.ones(4, np.float32)), Tensor(np.ones(4, np.float32))
+        same_bits(nn.through(x, layer, fixed, nn.ReLU()), one_by_one(x, layer, fixed, nn.ReLU()))
         before = norm.running_mean.data.copy()
         nn.through(x, layer, norm.train(), nn.ReLU())
     assert (norm.running_mean.data != before).all() and norm.num_batches_tracked.item() == 1
@@ -319,6 +335,17 @@ def test_a_shortcut_of_another_kind_is_broadcast_or_promoted(shape, dtype, taken
     assert taken == [1]  # batch norm alone
 
 
+def test_a_shortcut_that_lies_otherwise_in_memory(taken):
+    """The sum lies as the convolution's output; pooling behind it adds up numbers in that order."""
+    layer, norm, shortcut = nn.Conv2d(3, 8, 3, padding=1), normed(8, 0), nn.Conv2d(3, 8, 1)
+    x = images(16, 3, 32, 32)
+    with no_grad():
+        assert layout.lie_last(layer(x).data) and not layout.lie_last(shortcut(x).data)
+        steps = layer, norm, nn.Plus(shortcut, x), nn.ReLU()
+        same_bits(nn.AvgPool2d(3)(nn.through(x, *steps)), nn.AvgPool2d(3)(one_by_one(x, *steps)))
+    assert taken == [3]
+
+
 @pytest.mark.parametrize(
     "norm", [lambda: normed(3, 0), lambda: normed(4, 0, "float64"), lambda: normed(4, 0, eps=-1e-5)]
 )
@@ -336,8 +363,8 @@ def test_arrays_of_a_device_do_not_fit():
     class OnDevice:
         shape, dtype = (4,), np.dtype("float32")
 
-    assert not Addition(OnDevice()).fits(OnDevice.shape, OnDevice.dtype)
-    assert not Norm([OnDevice()] * 4, 1e-5).fits((2, 4, 6, 6), OnDevice.dtype)
+    assert epilogue.addition(OnDevice())(OnDevice.shape, OnDevice.dtype) is None
+    assert epilogue.batch_norm([OnDevice()] * 4, 1e-5)((2, 4, 6, 6), OnDevice.dtype) is None
 
 
 def test_an_image_without_a_batch(taken):
@@ -346,11 +373,58 @@ def test_an_image_without_a_batch(taken):
         same_bits(nn.through(x, layer, nn.ReLU()), one_by_one(x, layer, nn.ReLU()))
         with pytest.raises(ValueError, match=r"must be \(N, C, H, W\)"):
             nn.through(x, layer, normed(4, 0))
-    assert not taken
+        nodes = trace(nn.Sequential(layer, nn.ReLU()), (3, 8, 8)).nodes
+    assert not taken and not any(node.in_place for node in nodes)
+
+
+@pytest.mark.parametrize("given", [[[[[1.0, 2.0], [-3.0, 4.0]]]], None, [[1.0], [2.0]]])
+def test_what_is_no_tensor_gives_what_the_convolution_gives(given):
+    layer = nn.Conv2d(1, 2, 2)
+    with no_grad():
+        try:
+            expected = F.relu(nn.Sequential(layer)(given))
+        except (TypeError, ValueError) as error:
+            with pytest.raises(type(error), match=re.escape(str(error))):
+                nn.Sequential(layer, nn.ReLU())(given)
+        else:
+            same_bits(nn.Sequential(layer, nn.ReLU())(given), expected)
+
+
+@pytest.mark.parametrize("other", [1.5, 2, np.float32(3)])
+def test_a_way_past_that_gives_a_number(other):
+    x, layer = images(2, 3, 8, 8), nn.Conv2d(3, 4, 3)
+    with no_grad():
+        same_bits(nn.through(x, layer, nn.Plus(lambda t: other, x), nn.ReLU()), F.relu(layer(x) + other))
+
+
+def test_batch_norm_without_its_statistics_says_so():
+    x, layer, norm = images(2, 3, 8, 8), nn.Conv2d(3, 4, 3), normed(4, 0)
+    norm.running_mean = None
+    with no_grad(), pytest.raises(ValueError, match="running_mean is missing"):
+        nn.through(x, layer, norm)
+
+
+def test_a_convolution_within_the_convolution_takes_nothing(taken):
+    """As where a weight is made by another convolution, each time."""
+
+    class Smooth(nn.Conv2d):
+        kernels, weight = None, property(lambda self: F.conv2d(self.kernels, self.by, padding=1))
+
+        def __init__(self, by):
+            super().__init__(1, 1, 3)
+            del self._parameters["weight"]
+            self.kernels, self.by = images(1, 1, 3, 3), by
+
+    x, layer = images(2, 1, 8, 8), Smooth(images(1, 1, 3, 3, seed=1))
+    with no_grad():
+        same_bits(nn.through(x, layer, nn.ReLU()), F.relu(layer(x)))
+    assert taken == [1]
 
 
 def test_any_callables_and_values(taken):
     """As `Sequential` passes on what is no tensor, too."""
+    with no_grad(), engine.observe(object()):
+        assert len(nn.through(images(2, 3, 8, 8), nn.Conv2d(3, 4, 3), lambda y: (y, y), len, lambda n: [n])) == 1
     with no_grad():
         assert nn.through([3, 1, 2], sorted, tuple) == (1, 2, 3)
         x, layer = images(2, 3, 8, 8), nn.Conv2d(3, 4, 3)
@@ -399,6 +473,39 @@ def test_the_way_past_is_taken_once(recording, observed):
         made = nn.through(x, layer, nn.Plus(shortcut, x), nn.ReLU())
     assert shortcut.calls == 1
     same_bits(made, F.relu(layer(x) + x * 2))
+
+
+def test_a_way_past_can_be_taken_again():
+    """With a gradient the second time, though there was none the first."""
+    x, layer, shortcut = images(2, 4, 8, 8), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
+    plus = nn.Plus(shortcut, x)
+    with no_grad():
+        before = nn.through(x, layer, plus)
+        shortcut.weight.data[...] *= 2
+        after = nn.through(x, layer, plus)
+    assert (before.data != after.data).any()
+    nn.through(x, layer, plus).sum().backward()
+    assert shortcut.weight.grad is not None
+
+
+@pytest.mark.parametrize("observed", [False, True])
+def test_the_maps_that_were_added_go(observed):
+    """And are not kept to the end of all steps."""
+    x, layer = images(2, 4, 8, 8), nn.Conv2d(4, 4, 1)
+    kept = []
+
+    def past(input):
+        maps = input * 2
+        kept.append(weakref.ref(maps.data))
+        return maps
+
+    def look(input):
+        assert kept[0]() is None
+        return input
+
+    with no_grad(), engine.observe(object()) if observed else nullcontext():
+        nn.through(x, layer, nn.Plus(past, x), look)
+    assert len(kept) == 1
 
 
 def test_a_recorded_sum_comes_where_it_stands():

@@ -7,96 +7,89 @@ from typing import Any
 
 from ..engine import Tensor, in_place, is_grad_enabled, is_observed, offering
 from ..kernels.fast import epilogue
-from .layers import BatchNorm2d, Conv2d, ReLU
+from .layers import BatchNorm2d, Conv2d, Identity, ReLU
 from .module import Module
 
 
 class Plus:
     """A step of `through`: adds ``layer(input)``, a way past the steps before; nothing, if `layer` is None."""
 
-    def __init__(self, layer: Callable[[Tensor], Tensor] | None, input: Tensor):
+    def __init__(self, layer: Callable[[Any], Any] | None, input: Any):
         self.layer, self.input = layer, input
-        self.known: Tensor | None = None
-
-    def ahead(self) -> Tensor | None:
-        """What will be added, before there is anything to add it to."""
-        self.known = None if self.layer is None else self.layer(self.input)
-        return self.known
 
     def __call__(self, x: Tensor) -> Tensor:
-        if self.layer is None:
-            return x
-        return x + (self.layer(self.input) if self.known is None else self.known)
+        return x if self.layer is None else x + self.layer(self.input)
 
 
 def through(x: Any, *steps: Callable[[Any], Any]) -> Any:
     """Layers one after the other: ``through(x, a, b, c)`` is ``c(b(a(x)))``.
 
     In inference (`no_grad`), a convolution's kernel does what follows it, batch norm in evaluation mode, `Plus` and
-    ReLU, to each part of its output while that lies in the cache (`kernels.fast.epilogue`). The numbers are the same;
-    layers that the kernel has done are not called. All are called, one by one, where somebody observes them: in
-    `inspect`, or by a hook on one of them.
+    ReLU, to each part of its output while that lies in the cache (`kernels.fast.epilogue`). The numbers are the same.
+    What `Plus` adds is computed before the convolution, and layers that the kernel has done are not called. They are
+    all called, one by one, where somebody observes operations (`inspect`), and from the first on that has a hook, or a
+    `forward` of its own.
     """
     if is_grad_enabled():
         for step in steps:
             x = step(x)
         return x
-    done = 0
-    while done < len(steps):
-        layer, *rest = steps[done:]
-        offer = epilogue.Offer(list(_after(layer, x, rest)))
+    waiting = list(steps)
+    while waiting:
+        layer = waiting.pop(0)
+        follow = _follow(waiting) if _function(layer) is CONVOLUTION and isinstance(x, Tensor) and x.ndim == 4 else []
+        if not follow:
+            x = layer(x)
+            continue
+        offer = epilogue.Offer(x.data, follow)
         if is_observed():
             x = layer(x)
-            if offer.steps:
-                offer.take(x.shape, x.dtype)
+            offer.take(x.shape, x.dtype)
             with in_place():
-                for step in rest[: offer.taken]:
-                    x = step(x)
+                for _ in range(len(offer.taken)):
+                    x = waiting.pop(0)(x)
         else:
-            with offering(offer if offer.steps else None):
+            with offering(offer):
                 x = layer(x)
-        done += 1 + offer.taken
+            del waiting[: len(offer.taken)]
+        del offer  # and with it the shortcut's maps
     return x
 
 
-def _after(layer: Any, x: Any, rest: list[Any]) -> Iterator[epilogue.Step]:
-    """What the kernel of `layer` can do of the rest, if that is a convolution of images (N, C, H, W)."""
-    if _passes(layer) is not CONVOLUTION or x.ndim != 4:
-        return
-    for step in rest:
-        make = EPILOGUES.get(_passes(step))
-        if make is None or (made := make(step)) is None:
-            return
-        yield made
+def _follow(waiting: list[Any]) -> list[epilogue.Step]:
+    """What a convolution's kernel may do of the layers that wait behind it, up to the first that it cannot. Each `Plus`
+    among them learns here what it adds."""
+    follow: list[epilogue.Step] = []
+    for i, layer in enumerate(waiting):
+        function = _function(layer)
+        if function is RELU:
+            follow.append(epilogue.relu())
+        elif function is BATCH_NORM and not layer.training and layer.track_running_stats:
+            tensors = layer.weight, layer.bias, layer.running_mean, layer.running_var
+            follow.append(epilogue.batch_norm([None if t is None else t.data for t in tensors], layer.eps))
+        elif function is PLUS and layer.layer is None:
+            follow.append(epilogue.nothing())
+        elif function is PLUS:
+            shortcut = layer.layer(layer.input)
+            waiting[i] = Plus(Identity(), shortcut)
+            follow.append(epilogue.addition(shortcut.data if isinstance(shortcut, Tensor) else shortcut))
+        else:
+            break
+    return follow
 
 
-def _passes(step: Any) -> Any:
-    """The function that a step is when it is called; None for a module that a hook or a call of its own changes."""
+def _function(step: Any) -> Any:
+    """What a step's call comes to; None for a module that a hook, or a call or forward of its own, changes."""
     if not isinstance(step, Module):
         return type(step).__call__
-    changed = step._forward_hooks or type(step).__call__ is not CALL
-    return None if changed else getattr(step.forward, "__func__", None)
+    forward: Any = step.forward
+    changed = step._forward_hooks or type(step).__call__ is not CALL or getattr(forward, "__self__", None) is not step
+    return None if changed else forward.__func__
 
 
-def _norm(layer: BatchNorm2d) -> epilogue.Norm | None:
-    if layer.training or not layer.track_running_stats:
-        return None
-    tensors = layer.weight, layer.bias, layer.running_mean, layer.running_var
-    return epilogue.Norm([None if t is None else t.data for t in tensors], layer.eps)
-
-
-def _addition(plus: Plus) -> epilogue.Addition:
-    tensor = plus.ahead()
-    return epilogue.Addition(None if tensor is None else tensor.data)
-
-
-# As they were defined: a class that somebody changes later is another.
-CALL, CONVOLUTION = Module.__call__, Conv2d.forward
-EPILOGUES: dict[Any, Callable[[Any], epilogue.Step | None]] = {
-    BatchNorm2d.forward: _norm,
-    Plus.__call__: _addition,
-    ReLU.forward: lambda _: epilogue.ReLU(),
-}
+# As they were defined: what somebody puts in their place later is another function.
+CALL, PLUS = Module.__call__, Plus.__call__
+CONVOLUTION, BATCH_NORM, RELU = Conv2d.forward, BatchNorm2d.forward, ReLU.forward
 
 
 class Sequential(Module):

@@ -78,6 +78,8 @@ def conv2d_forward(input, weight, bias, stride, padding, dilation, groups):
     dtype = np.result_type(input, weight)
     chosen = plan(input.shape, weight.shape, dtype, stride, padding, dilation, groups)
     epilogue = offered.get()
+    if epilogue is not None and epilogue.input is not input:  # another convolution's
+        epilogue = None
     if epilogue is not None:
         epilogue.take((len(input), len(weight), *chosen.out), dtype)
     with alone(chosen.short):

@@ -10,91 +10,86 @@ bit differs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
-from itertools import takewhile
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from .layout import Place
 from .norm import fixed
 
-
-class Step(Protocol):
-    """What a layer does to maps, in place."""
-
-    def fits(self, shape: tuple[int, ...], dtype: np.dtype) -> bool:
-        """Whether it does to maps of this kind just what the layer would."""
-
-    def __call__(self, part: np.ndarray, place: Place) -> None:
-        """Do it to that part of the maps which lies at this place."""
+Work = Callable[[np.ndarray, Place], None]  # what a layer does, in place, to the part of maps that lies there
+Step = Callable[[tuple[int, ...], np.dtype], Work | None]  # that for maps of a kind; None if the layer has to do it
 
 
 def _alike(x: Any, shape: tuple[int, ...], dtype: np.dtype) -> bool:
     return isinstance(x, np.ndarray) and x.shape == shape and x.dtype == dtype
 
 
-class Norm:
-    """Batch norm in evaluation; `arrays` (C,): γ and β, either may be None for 1 or 0, the mean and the variance."""
+def batch_norm(arrays: Sequence[Any], eps: float) -> Step:
+    """In evaluation, by γ, β, the mean and the variance, (C,) each; None for γ of 1 or β of 0."""
+    weight, bias, mean, var = arrays
 
-    def __init__(self, arrays: Sequence[Any], eps: float):
-        self.arrays, self.eps = arrays, eps
+    def step(shape: tuple[int, ...], dtype: np.dtype) -> Work | None:
+        given = [x for x in (weight, bias) if x is not None]
+        if eps < 0 or not all(_alike(x, shape[1:2], dtype) for x in (*given, mean, var)):
+            return None
+        centre, scale, shift = fixed(weight, bias, mean, (var + eps) ** -0.5)
 
-    def fits(self, shape, dtype):
-        if self.eps < 0 or not all(_alike(x, shape[1:2], dtype) for x in self.arrays if x is not None):
-            return False
-        weight, bias, mean, var = self.arrays
-        self.centre, self.scale, self.shift = fixed(weight, bias, mean, (var + self.eps) ** -0.5)
-        return True
+        def work(part: np.ndarray, place: Place) -> None:
+            _, channels, _ = place
+            if centre is not None:
+                part -= centre[channels, None, None]
+            part *= scale[channels, None, None]
+            part += shift[channels, None, None]
 
-    def __call__(self, part, place):
-        _, channels, _ = place
-        if self.centre is not None:
-            part -= self.centre[channels, None, None]
-        part *= self.scale[channels, None, None]
-        part += self.shift[channels, None, None]
+        return work
 
-
-class Addition:
-    """The sum with other maps; with None, nothing."""
-
-    def __init__(self, maps: Any):
-        self.maps = maps
-
-    def fits(self, shape, dtype):
-        return self.maps is None or _alike(self.maps, shape, dtype)
-
-    def __call__(self, part, place):
-        if self.maps is not None:
-            part += self.maps[place]
+    return step
 
 
-class ReLU:
-    """max(0, x), as `activation` has it."""
+def addition(other: Any) -> Step:
+    """Of other maps of the same kind."""
 
-    def fits(self, shape, dtype):
-        return True
 
-    def __call__(self, part, place):
+    def work(part: np.ndarray, place: Place) -> None:
+        part += other[place]
+
+    return lambda shape, dtype: work if _alike(other, shape, dtype) else None
+
+
+def relu() -> Step:
+    """As `activation` has it."""
+
+    def work(part: np.ndarray, place: Place) -> None:
         part.clip(0, np.inf, out=part)
+
+    return lambda shape, dtype: work
+
+
+def nothing() -> Step:
+    return lambda shape, dtype: lambda part, place: None
 
 
 class Offer:
-    """Steps that shall follow a convolution. The first `taken` of them were done by its kernel."""
+    """Steps that shall follow the convolution of `input`; `taken` is the work of those that its kernel does."""
 
-    def __init__(self, steps: Sequence[Step]):
-        self.steps, self.taken = steps, 0
+    def __init__(self, input: Any, steps: Sequence[Step]):
+        self.input, self.steps = input, steps
+        self.taken: list[Work] = []
 
     def take(self, shape: tuple[int, ...], dtype: np.dtype) -> None:
-        """All steps up to the first that does not fit."""
-        self.steps = list(takewhile(lambda step: step.fits(shape, dtype), self.steps))
-        self.taken = len(self.steps)
+        """All steps up to the first that does not fit maps of this kind."""
+        for step in self.steps:
+            if (work := step(shape, dtype)) is None:
+                break
+            self.taken.append(work)
 
     def __call__(self, output: np.ndarray, place: Place) -> None:
         part = output[place]
-        for step in self.steps:
-            step(part, place)
+        for work in self.taken:
+            work(part, place)
 
 
-offered: ContextVar[Offer | None] = ContextVar("epilogue", default=None)  # to the next convolution
+offered: ContextVar[Offer | None] = ContextVar("epilogue", default=None)
