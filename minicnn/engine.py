@@ -288,7 +288,7 @@ def in_place():
     return _set(_in_place, True)
 
 
-def offering(epilogue: fast.Offer | None):
+def offering(epilogue: fast.Offer):
     """Inside, the convolution's kernel may do to its output what shall follow it."""
     return _set(_epilogue, epilogue)
 

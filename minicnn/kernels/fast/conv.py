@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ...threads import alone
-from .epilogue import offered
+from .epilogue import taken
 from .im2col import Im2col
 from .phased import Phased
 from .winograd import Winograd
@@ -77,11 +77,7 @@ def plan_of_gradients(
 def conv2d_forward(input, weight, bias, stride, padding, dilation, groups):
     dtype = np.result_type(input, weight)
     chosen = plan(input.shape, weight.shape, dtype, stride, padding, dilation, groups)
-    epilogue = offered.get()
-    if epilogue is not None and epilogue.input is not input:  # another convolution's
-        epilogue = None
-    if epilogue is not None:
-        epilogue.take((len(input), len(weight), *chosen.out), dtype)
+    epilogue = taken(input, (len(input), len(weight), *chosen.out), dtype)
     with alone(chosen.short):
         return chosen.forward(input, weight, bias, epilogue), (input, weight)
 

@@ -93,3 +93,12 @@ class Offer:
 
 
 offered: ContextVar[Offer | None] = ContextVar("epilogue", default=None)
+
+
+def taken(input: np.ndarray, shape: tuple[int, ...], dtype: np.dtype) -> Offer | None:
+    """What is offered to the convolution of `input`, whose output is of this kind; None if it is another's."""
+    offer = offered.get()
+    if offer is None or offer.input is not input:
+        return None
+    offer.take(shape, dtype)
+    return offer
