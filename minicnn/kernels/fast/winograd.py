@@ -1,4 +1,4 @@
-"""Convolution at stride 1 with fewer multiplications: Winograd's F(4×4, 3×3) and F(2×2, 5×5).
+"""Convolution at stride 1 with fewer multiplications: Winograd's F(4×4, 3×3) and F(4×4, 5×5).
 
 Four neighbouring outputs of a kernel of three take 12 multiplications; Winograd's algorithm F(4, 3) takes 6. It
 multiplies polynomials by evaluating them at the points 0, 1, −1, 2, −2 and ∞, multiplying the values, and
@@ -18,6 +18,9 @@ All steps are linear in w and in x, so the gradients are the same steps transpos
     ∂L/∂U = M̂ᵀ · Vᵀ                  (36, O, C) with M̂ = (A ⊗ A) ∂L/∂Y, (36, T, O)
     ∂L/∂w = (Gᵀ ⊗ Gᵀ) ∂L/∂U
     ∂L/∂x                            the convolution of ∂L/∂y with the kernels turned about, by the same algorithm
+
+A kernel of five takes tiles of 8 × 8, with ½ and −½ for two more points: 64 multiplications instead of 400. What is
+said of 36 numbers is so of those 64, too.
 
 The price is rounding: intermediate values are larger than the result, and float32 errors about 1e-5 of the largest
 value.
@@ -41,7 +44,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
-from math import prod
+from math import gcd, prod
 
 import numpy as np
 
@@ -50,27 +53,39 @@ from .im2col import UNPACKED, parts_of_row, total
 from .layout import Epilogue, Place
 from .scratch import longest, scratch, sum_of_maps
 
-# fmt: off
-B_T = np.array([[4, 0, -5, 0, 1, 0], [0, -4, -4, 1, 1, 0], [0, 4, -4, -1, 1, 0],
-                [0, -2, -1, 2, 1, 0], [0, 2, -1, -2, 1, 0], [0, 4, 0, -5, 0, 1]])
-# fmt: on
-POINTS = np.array([0.0, 1, -1, 2, -2])  # and ∞
-SCALES = np.array([4.0, -6, -6, 24, 24])  # ∏ (p − q) over the other points q: how B_T is scaled
+POINTS = np.array([0, 1, -1, 2, -2, 0.5, -0.5])  # and ∞; without the halves for a kernel of three
+KERNELS = 3, 5  # their sides
+OUTPUTS = 4  # of a tile along a side
+COPIED = {8: "u8", 16: "c16"}  # types of so many bytes; there are no larger ones on all machines
+
+
+def _inputs(r: int) -> int:
+    """Of a tile along a side."""
+    return OUTPUTS + r - 1
+
+
+def _points(r: int) -> list[tuple[float, np.ndarray]]:
+    """Each with the others, but ∞: as many as outputs have coefficients, less one."""
+    points = POINTS[: _inputs(r) - 1]
+    return [(p, np.delete(points, i)) for i, p in enumerate(points)]
+
+
+def _input_transform(r: int) -> np.ndarray:
+    """Bᵀ (6, 6): the polynomial ∏ (x − q) over the other points q for each; over all of them for ∞."""
+    rows = [np.append(np.poly(others)[::-1], 0) for _, others in _points(r)]
+    return np.array([*rows, np.poly([p for p, _ in _points(r)])[::-1]])
 
 
 def _kernel_transform(r: int) -> np.ndarray:
-    """G (6, r): a kernel as a polynomial, evaluated at the points; its last coefficient at ∞."""
-    return np.vstack([POINTS[:, None] ** np.arange(r) / SCALES[:, None], np.eye(r)[-1:]])
+    """G (6, r): a kernel as a polynomial, evaluated at the points p and divided by ∏ (p − q); its last coefficient at
+    ∞."""
+    return np.array([*(p ** np.arange(r) / np.prod(p - others) for p, others in _points(r)), np.eye(r)[-1]])
 
 
-def _output_transform(m: int) -> np.ndarray:
-    """Aᵀ (m, 6): powers of the points."""
-    return np.hstack([POINTS ** np.arange(m)[:, None], np.eye(m)[:, -1:]])
+def _output_transform(r: int) -> np.ndarray:
+    """Aᵀ (4, 6): powers of the points."""
+    return np.array([*(p ** np.arange(OUTPUTS) for p, _ in _points(r)), np.eye(OUTPUTS)[-1]]).T
 
-
-TILE = 6
-OUTPUTS = {3: 4, 5: 2}  # of a tile, for a kernel of so many; together 7
-COPIED = {4: "u4", 8: "u8", 16: "c16"}  # types of so many bytes; there are no larger ones on all machines
 
 NUMBERS = 1 << 18  # of a block's V or U·V; 1 MB of float32
 LEAST_TILES = 96  # of a block: products with fewer spend their time on packing U
@@ -78,7 +93,7 @@ LEAST_BLOCKS = 4  # with fewer, threads share each block
 SHARED_NUMBERS = 1 << 22  # of a shared block's V
 LEAST_FILTERS = 16  # in a product that is not packed; with fewer it is not worth it
 ROWS, COLUMNS = 32, 64  # of products that are divided so that they are not packed
-MANY_CHANNELS = 256  # more of them in kernels turned about, which lie far apart, are better packed
+MANY_CHANNELS = 128  # more of them in kernels turned about, which lie far apart, are better packed
 PIECE = 1 << 18  # numbers that a transform works on at a time
 SUMS = 8  # partial sums of the weight's gradient
 CALLS = 8e5  # nanoseconds that its many calls take, for threads hand Python's lock to each other between them
@@ -91,21 +106,21 @@ class Tiles:
     """What the three steps do to maps (N, C, H, W) whose convolution is (N, O, H + 2·padding − 2, …)."""
 
     def __init__(self, shape, channels_out, kernel, padding, dtype, few_sums=False):
-        self.step = OUTPUTS[kernel]
+        self.tile = _inputs(kernel)
         self.n, self.channels, self.h, self.w = shape
         self.filters, self.padding, self.dtype = channels_out, padding, dtype
         self.out = (self.h + 2 * padding[0] - kernel + 1, self.w + 2 * padding[1] - kernel + 1)
-        self.high, self.wide = (-(-size // self.step) for size in self.out)  # in tiles
-        self.window = -(-TILE // self.step) * self.step  # a row of a tile's inputs, filled up to be copied faster
-        self.some = np.dtype(COPIED[min(self.step * dtype.itemsize, 16)])
+        self.high, self.wide = (-(-size // OUTPUTS) for size in self.out)  # in tiles
+        several = 16 // dtype.itemsize  # numbers, copied as one
+        self.window = -(-self.tile // several) * several  # a row of a tile's inputs, filled up
         # In Fortran's order BLAS takes half the time along rows; in C's for the other.
-        self.b_t = np.asfortranarray(B_T, dtype)
-        self.a_t = _output_transform(self.step).astype(dtype)
+        self.b_t = np.asfortranarray(_input_transform(kernel), dtype)
+        self.a_t = _output_transform(kernel).astype(dtype)
         most = max(self.channels, self.filters)
-        self.blocks = self._cut(max(NUMBERS // (TILE**2 * most), LEAST_TILES))
+        self.blocks = self._cut(max(NUMBERS // (self.tile**2 * most), LEAST_TILES))
         self.shared = few_sums or len(self.blocks) < LEAST_BLOCKS
         if self.shared:
-            self.blocks = self._cut(max(SHARED_NUMBERS // (TILE**2 * most), 1))
+            self.blocks = self._cut(max(SHARED_NUMBERS // (self.tile**2 * most), 1))
 
     def _cut(self, tiles: int, block: Block | None = None) -> list[Block]:
         """All, or a block, in blocks of about so many tiles: rows of one image, or whole images."""
@@ -128,7 +143,7 @@ class Tiles:
 
     def at_once(self, block: Block) -> int:
         """How many channels or filters a transform works on at a time."""
-        return PIECE // (TILE**2 * prod(self.size(block)))
+        return PIECE // (self.tile**2 * prod(self.size(block)))
 
     def parts(self, total: int, block: Block) -> Sequence[slice]:
         """All channels or filters for a transform; a shared block's are divided among threads."""
@@ -137,14 +152,14 @@ class Tiles:
 
     def divided(self, block: Block) -> list[Block]:
         """Parts of a block for a transform of all filters; as `parts`."""
-        most = PIECE // (TILE**2 * self.filters)
+        most = PIECE // (self.tile**2 * self.filters)
         if self.shared:
             most = min(most, -(-prod(self.size(block)) // LEAST_BLOCKS))
         return self._cut(max(most, 1), block)
 
     def products(self) -> Sequence[slice]:
         """The 36, a shared block's in parts that threads take."""
-        return pieces(TILE**2, 6 if self.shared else TILE**2)
+        return pieces(self.tile**2, self.tile if self.shared else self.tile**2)
 
     def some_filters(self, block: Block) -> Sequence[slice]:
         """A shared block's filters, for threads to take; where it pays, so few that the products are not packed: not
@@ -157,31 +172,31 @@ class Tiles:
     def inputs(self, x: np.ndarray, block: Block, channels: slice, v: np.ndarray) -> None:
         """V of some channels, into their `v` (36, C, T)."""
         (images, rows), (n, high, wide), c = block, self.size(block), channels.stop - channels.start
-        tall, broad = self.step * high + TILE - self.step, self.step * (wide - 1) + self.window
+        tall, broad = OUTPUTS * (high - 1) + self.tile, OUTPUTS * (wide - 1) + self.window
         padded = scratch("padded", (c, n, tall, broad), self.dtype)
-        top, left = self.step * rows.start - self.padding[0], self.padding[1]
+        top, left = OUTPUTS * rows.start - self.padding[0], self.padding[1]
         first, last = max(top, 0), min(top + tall, self.h)
         padded.fill(0)
         taken = x[images, channels, first:last].transpose(1, 0, 2, 3)
         padded[:, :, first - top : last - top, left : left + self.w] = taken
         # Its windows, neighbours in a row as if they were one large number.
         of_channel, of_image, down, along = padded.strides
-        strides = (down, of_channel, of_image, self.step * down, self.step * along)
-        tiles = scratch("tiles", (TILE, c, n, high, wide, self.window), self.dtype)
-        into = tiles.view(self.some)
+        strides = (down, of_channel, of_image, OUTPUTS * down, OUTPUTS * along)
+        tiles = scratch("tiles", (self.tile, c, n, high, wide, self.window), self.dtype)
+        into = tiles.view(some := np.dtype(COPIED[16]))
         for i in range(into.shape[-1]):
-            into[..., i] = np.ndarray(into.shape[:-1], self.some, padded, i * self.some.itemsize, strides)
+            into[..., i] = np.ndarray(into.shape[:-1], some, padded, i * some.itemsize, strides)
         # Along a tile's rows, then along its columns; each as six products, which BLAS takes as they are.
-        tiles = tiles.reshape(TILE, -1, self.window)[..., :TILE].transpose(0, 2, 1)
-        half = scratch("half", (TILE, TILE, tiles.shape[2]), self.dtype)
+        tiles = tiles.reshape(self.tile, -1, self.window)[..., : self.tile].transpose(0, 2, 1)
+        half = scratch("half", (self.tile, self.tile, tiles.shape[2]), self.dtype)
         np.matmul(self.b_t, tiles, out=half)
-        np.matmul(self.b_t, half.transpose(1, 0, 2), out=_squared(v).transpose(1, 0, 2))
+        np.matmul(self.b_t, half.transpose(1, 0, 2), out=self.squared(v).transpose(1, 0, 2))
 
     def outputs(self, m: np.ndarray, block: Block, filters: slice, y: np.ndarray, bias: np.ndarray | None) -> None:
         """Y of some filters, from their `m` = U·V (36, O, T) into their part of `y`."""
-        m = _squared(m)
-        tiles = scratch("tiles", (self.step, m.shape[2], self.step), self.dtype)
-        half = scratch("half", (self.step, TILE, m.shape[2]), self.dtype)
+        m = self.squared(m)
+        tiles = scratch("tiles", (OUTPUTS, m.shape[2], OUTPUTS), self.dtype)
+        half = scratch("half", (OUTPUTS, self.tile, m.shape[2]), self.dtype)
         np.matmul(self.a_t, m.transpose(1, 0, 2), out=half.transpose(1, 0, 2))
         np.matmul(self.a_t, half, out=tiles.transpose(0, 2, 1))
         for of_maps, of_tiles in self._whole_and_cut(y, tiles, block, filters):
@@ -192,7 +207,7 @@ class Tiles:
 
     def gradients(self, grad_output: np.ndarray, block: Block, m: np.ndarray) -> None:
         """M̂ of a block, into its `m` (36, T, O)."""
-        (images, rows), (n, high, wide), step = block, self.size(block), self.step
+        (images, rows), (n, high, wide), step = block, self.size(block), OUTPUTS
         maps = grad_output[images, :, step * rows.start : step * rows.stop]
         # By channels they are far apart: side by side first.
         padded = scratch("padded", (n, self.filters, step * high, step * wide), self.dtype)
@@ -200,20 +215,21 @@ class Tiles:
             padded.fill(0)
         padded[:, :, : maps.shape[2], : maps.shape[3]] = maps
         tiles = scratch("tiles", (step, n, high, wide, self.filters, step), self.dtype)
-        into = tiles.view(self.some)
-        columns = padded.view(self.some).reshape(n, self.filters, high, step, wide, -1).transpose(5, 3, 0, 2, 4, 1)
-        for i, some in enumerate(columns):
-            into[..., i] = some
-        half = scratch("half", (step, TILE, m.shape[1] * m.shape[2]), self.dtype)
+        some = COPIED[gcd(step * self.dtype.itemsize, 16)]
+        into = tiles.view(some)
+        columns = padded.view(some).reshape(n, self.filters, high, step, wide, -1).transpose(5, 3, 0, 2, 4, 1)
+        for i, column in enumerate(columns):
+            into[..., i] = column
+        half = scratch("half", (step, self.tile, m.shape[1] * m.shape[2]), self.dtype)
         np.matmul(self.a_t.T, tiles.reshape(step, -1, step).transpose(0, 2, 1), out=half)
-        np.matmul(self.a_t.T, half.transpose(1, 0, 2), out=_squared(m).transpose(1, 0, 2))
+        np.matmul(self.a_t.T, half.transpose(1, 0, 2), out=self.squared(m).transpose(1, 0, 2))
 
     def _whole_and_cut(
         self, maps: np.ndarray, tiles: np.ndarray, block: Block, filters: slice
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Which part of `maps` is which of the block's `tiles` (rows of a tile, T, columns of a tile): those whose rows
         are all there, and the last ones, if they stick out."""
-        (images, rows), (n, high, wide), step = block, self.size(block), self.step
+        (images, rows), (n, high, wide), step = block, self.size(block), OUTPUTS
         strip = maps[images, filters, step * rows.start : step * rows.stop].transpose(1, 0, 2, 3)
         o, _, height, width = strip.shape
         lines = tiles.reshape(step, o, n, high, step * wide)[..., :width]
@@ -225,7 +241,11 @@ class Tiles:
 
     def blank(self, role: str, channels: int, block: Block) -> np.ndarray:
         """A scratch array for V or U·V of so many channels, (36, channels, T)."""
-        return scratch(role, (TILE**2, channels, prod(self.size(block))), self.dtype)
+        return scratch(role, (self.tile**2, channels, prod(self.size(block))), self.dtype)
+
+    def squared(self, values: np.ndarray) -> np.ndarray:
+        """V or U·V (36, C, T), or M̂ (36, T, O), as (6, 6, numbers) in its memory."""
+        return values.reshape(self.tile, self.tile, -1)
 
     def all_inputs(self, x: np.ndarray, block: Block) -> np.ndarray:
         """V (36, C, T)."""
@@ -235,7 +255,7 @@ class Tiles:
 
     def all_gradients(self, grad_output: np.ndarray, block: Block) -> np.ndarray:
         """M̂ (36, T, O)."""
-        m = scratch("product", (TILE**2, prod(self.size(block)), self.filters), self.dtype)
+        m = scratch("product", (self.tile**2, prod(self.size(block)), self.filters), self.dtype)
         images, rows = block
 
         def transform(part: Block) -> None:
@@ -273,18 +293,13 @@ def _sum_over_tiles(m: np.ndarray, v: np.ndarray, out: np.ndarray) -> None:
     np.matmul(m, v, out=out.reshape(k, rows, o // rows, columns, c // columns).transpose(0, 1, 3, 2, 4))
 
 
-def _squared(values: np.ndarray) -> np.ndarray:
-    """V or U·V (36, C, T), or M̂ (36, T, O), as (6, 6, numbers) in its memory."""
-    return values.reshape(TILE, TILE, -1)
-
-
 def _filters(weight: np.ndarray, turned: bool, some: slice) -> np.ndarray:
     """U of some filters, (36, O, C); of the kernels turned about, with inputs and outputs exchanged, (36, C, O)."""
     o, c, *kernel = weight.shape
     flat, matrix = weight.reshape(o, c, prod(kernel)).transpose(0, 2, 1), _both(kernel[0], weight.dtype)
     flat, matrix = (flat[:, :, some], matrix[:, ::-1].copy()) if turned else (flat[some], matrix)
-    u = scratch("filters", (len(flat), TILE**2, flat.shape[2]), weight.dtype)  # a filter's are written side by side
-    most = min(PIECE // (TILE**2 * u.shape[2]), -(-len(u) // LEAST_BLOCKS))
+    u = scratch("filters", (len(flat), len(matrix), flat.shape[2]), weight.dtype)  # a filter's are written side by side
+    most = min(PIECE // prod(u.shape[1:]), -(-len(u) // LEAST_BLOCKS))
     run(lambda part: np.matmul(matrix, flat[part], out=u[part]), pieces(len(u), most))
     return u.transpose(1, 2, 0) if turned else u.transpose(1, 0, 2)
 
@@ -315,7 +330,7 @@ def _convolve(
             some, (images, rows) = _within(filters, part), block
             tiles.outputs(m[:, part], block, some, y, bias)
             if then is not None:
-                then((images, some, slice(tiles.step * rows.start, tiles.step * rows.stop)))
+                then((images, some, slice(OUTPUTS * rows.start, OUTPUTS * rows.stop)))
 
     def share(block: Block) -> None:
         v = tiles.all_inputs(x, block)
@@ -340,7 +355,7 @@ class Winograd:
     def applies(weight_shape, stride, padding, dilation) -> bool:
         """Whether the algorithm can do it; whether it is the fastest is another matter."""
         r = weight_shape[2]
-        square = weight_shape[3] == r in OUTPUTS
+        square = weight_shape[3] == r in KERNELS
         return square and tuple(stride) == tuple(dilation) == (1, 1) and max(padding) < r
 
     def __init__(self, input_shape, weight_shape, dtype, padding, groups):
@@ -348,19 +363,19 @@ class Winograd:
         filters, self.channels, r, _ = weight_shape
         self.groups, self.filters = groups, filters // groups  # of one group, as the channels
         self.out = tuple(s + 2 * p - r + 1 for s, p in zip(input_shape[2:], padding, strict=True))
+        self.tile = _inputs(r)
 
     def cost(self, of: str = "output") -> float:
-        """An estimate as `Im2col.cost`. U, 36 numbers a kernel, goes to memory and comes back, and how long that takes
-        differs most among machines; ∂L/∂U takes longer where products are so fast that it waits for memory. The input's
-        gradient is said to take what the output does, though it has the maps' sizes exchanged: no choice became better
-        by that."""
-        c, o, step = self.channels, self.filters, OUTPUTS[self.weight_shape[2]]
-        tiles = self.input_shape[0] * prod(-(-size // step) for size in self.out)
-        # For V, Y, and the products; and for U.
+        """An estimate as `Im2col.cost`. U goes to memory and comes back, and how long that takes differs most among
+        machines; ∂L/∂U takes longer where products are so fast that it waits for memory. The input's gradient is said
+        to take what the output does, though it has the maps' sizes exchanged: no choice became better by that."""
+        c, o = self.channels, self.filters
+        tiles = self.input_shape[0] * prod(-(-size // OUTPUTS) for size in self.out)
+        # For V, Y, and the products; and for U; of 36 numbers.
         of_tile, of_kernel = 40 * c + 26 * o + 0.8 * c * o, 50
         if wide_blas():
             of_tile, of_kernel = 23 * c + 14 * o + 0.38 * c * o, 30 if of == "weight" else 17
-        return self.groups * (tiles * of_tile + of_kernel * c * o + CALLS)
+        return self.groups * ((tiles * of_tile + of_kernel * c * o) * self.tile**2 / 36 + CALLS)
 
     # Each pass cuts its maps when it comes to run.
 
@@ -370,7 +385,7 @@ class Winograd:
 
     @cached_property
     def sums(self) -> Tiles:
-        few = TILE**2 * self.channels * self.filters > LARGEST_SUM
+        few = self.tile**2 * self.channels * self.filters > LARGEST_SUM
         return self._tiles(few_sums=few)
 
     @cached_property
@@ -416,7 +431,7 @@ class Winograd:
         """∂L/∂w of one group, into `grad_weight`."""
         tiles, (o, c, *kernel) = self.sums, grad_weight.shape
         shares = tiles.shares(SUMS)
-        of_u = scratch("sums", (len(shares), TILE**2, o, c), self.dtype)
+        of_u = scratch("sums", (len(shares), self.tile**2, o, c), self.dtype)
 
         def add(share: int, block: Block) -> None:
             v, m = tiles.all_inputs(input, block), tiles.all_gradients(grad_output, block)
@@ -434,8 +449,8 @@ class Winograd:
 
         run(lambda i: each(partial(add, i), shares[i]), range(len(shares)))
         matrix, flat = _both(kernel[0], self.dtype), grad_weight.reshape(o * c, prod(kernel))
-        whole = total(of_u).reshape(TILE**2, o * c)
-        run(lambda part: np.matmul(whole[:, part].T, matrix, out=flat[part]), pieces(o * c, PIECE // TILE**2))
+        whole = total(of_u).reshape(self.tile**2, o * c)
+        run(lambda part: np.matmul(whole[:, part].T, matrix, out=flat[part]), pieces(o * c, PIECE // self.tile**2))
 
     def scratch(
         self, backward: bool, needs: tuple[bool, ...], threads: int, ordered: bool = False
@@ -448,34 +463,34 @@ class Winograd:
             for block in {tiles.size(block): block for block in tiles.blocks}.values():
                 found += self._scratch_of_block(tiles, block, threads)
             if tiles is self.sums:
-                found.append((0, "sums", len(tiles.shares(SUMS)) * TILE**2 * o * c))
+                found.append((0, "sums", len(tiles.shares(SUMS)) * self.tile**2 * o * c))
         return found, 0
 
     def _scratch_of_block(self, tiles: Tiles, block: Block, threads: int) -> Iterator[tuple[int, str, int]]:
         n, high, wide = tiles.size(block)
-        count, step = n * high * wide, tiles.step
+        count, step = n * high * wide, OUTPUTS
         most = SUMS if tiles is self.sums else len(tiles.blocks)
-        takers = range(min(threads, 6 if tiles.shared else len(tiles.shares(most))))
+        takers = range(min(threads, tiles.tile if tiles.shared else len(tiles.shares(most))))
         holders = range(1) if tiles.shared else takers
         for thread in holders:
-            yield thread, "columns", TILE**2 * tiles.channels * count
+            yield thread, "columns", tiles.tile**2 * tiles.channels * count
         channels = longest(tiles.parts(tiles.channels, block))
-        padded = channels * n * (step * high + TILE - step) * (step * (wide - 1) + tiles.window)
+        padded = channels * n * (step * (high - 1) + tiles.tile) * (step * (wide - 1) + tiles.window)
         if tiles is self.sums:
             for thread in holders:
-                yield thread, "product", TILE**2 * tiles.filters * count
+                yield thread, "product", tiles.tile**2 * tiles.filters * count
             of_filters = tiles.filters * max(prod(tiles.size(part)) for part in tiles.divided(block))
             padded = max(padded, step**2 * of_filters)
         else:
             cut = tiles.some_filters(block) if tiles.shared else [slice(0, tiles.filters)]
             for thread in takers:
-                yield thread, "product", TILE**2 * longest(cut) * count
+                yield thread, "product", tiles.tile**2 * longest(cut) * count
             for thread in takers[: len(cut)] if tiles.shared else range(1):
-                yield thread, "filters", TILE**2 * longest(cut) * tiles.channels
+                yield thread, "filters", tiles.tile**2 * longest(cut) * tiles.channels
             lengths = {part.stop - part.start for part in cut}
             of_filters = count * max(longest(pieces(length, tiles.at_once(block))) for length in lengths)
-        half = max(TILE**2 * channels * count, TILE * step * of_filters)
-        filled = max(TILE * tiles.window * channels * count, step**2 * of_filters)
+        half = max(tiles.tile**2 * channels * count, tiles.tile * step * of_filters)
+        filled = max(tiles.tile * tiles.window * channels * count, step**2 * of_filters)
         for role, numbers in (("padded", padded), ("tiles", filled), ("half", half)):
             for thread in takers:
                 yield thread, role, numbers
