@@ -28,6 +28,7 @@ HOLDING_BACK = (
 )  # fmt: skip
 # What has all of them compute as on a processor without AVX-512.
 AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "OPENBLAS_CORETYPE": "Haswell"}
+DISTURBED = 2.0  # times its shortest run a contender takes, where somebody else takes its time
 BUSY = 0.2  # from so many processors on that others keep busy, before anything begins, times are not to be kept
 
 
@@ -99,6 +100,22 @@ def take_turns(
             if sum(seconds[name]) < patience:
                 seconds[name].append(run())
     return {name: runs[1:] or runs for name, runs in seconds.items()}
+
+
+def spread(seconds: dict[str, list[float]]) -> float:
+    """How many times its shortest run a contender's longest took; the least even contender's."""
+    return max(max(runs) / min(runs) for runs in seconds.values())
+
+
+def calm_turns(
+    contenders: dict[str, Callable[[], float]], rounds: int, patience: float = math.inf
+) -> dict[str, list[float]]:
+    """`take_turns`; once more where somebody else took a contender's time, and then the more even of both."""
+    seconds = take_turns(contenders, rounds, patience)
+    if (before := spread(seconds)) > DISTURBED:
+        print(f"disturbed, as a contender's runs differ {before:.1f} times: measured again")
+        seconds = min(seconds, take_turns(contenders, rounds, patience), key=spread)
+    return seconds
 
 
 def table(seconds: dict[str, list[float]], against: str) -> str:

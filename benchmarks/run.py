@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from contest import AVX2, BUSY, PEERS, Refused, Worker, busy, describe, installed, machine, table, take_turns
+from contest import AVX2, BUSY, PEERS, Refused, Worker, busy, calm_turns, describe, installed, machine, table, take_turns
 from worker import PRODUCT
 
 import minicnn
@@ -169,8 +169,8 @@ class Bench:
         self, network: Network, task: str, workers: dict[str, Worker], patience: float = math.inf
     ) -> Iterator[Row]:
         contenders = {name: worker.turn(task, self.options.least) for name, worker in workers.items()}
-        seconds = take_turns(contenders, self.options.rounds, patience)
         print(f"\n{network.label}, batch {network.batch}, {task}")
+        seconds = calm_turns(contenders, self.options.rounds, patience)
         print(table(seconds, against=list(seconds)[-1]))
         own = seconds.pop("minicnn")
         for library, runs in seconds.items():

@@ -269,6 +269,15 @@ def test_contenders_take_turns_and_the_first_round_warms_up(load):
     assert contest.take_turns({"a": contender("a", 5.0)}, rounds=3, patience=4.0) == {"a": [5.0]}
 
 
+@pytest.mark.parametrize(
+    ("runs", "kept"),
+    [([9, 1, 1.9, 1, 1], [1, 1.9]), ([9, 1, 2.1, 9, 3, 4], [3, 4]), ([9, 1, 2.1, 9, 1, 8], [1, 2.1])],
+)
+def test_a_contender_that_was_disturbed_takes_its_turns_again(load, runs, kept):
+    contest, left = load("contest"), iter(runs)
+    assert contest.calm_turns({"a": lambda: next(left), "b": lambda: 5.0}, rounds=2) == {"a": kept, "b": [5.0] * 2}
+
+
 def test_how_busy_others_keep_the_processors(load, tmp_path, monkeypatch):
     contest, stat = load("contest"), tmp_path / "stat"
     fields = (100, 0, 50, 800, 20, 0, 10, 0, 100, 0)  # guests' ticks are users' ticks too
