@@ -22,7 +22,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from contest import AVX2, BUSY, PEERS, Refused, Worker, busy, calm_turns, describe, installed, machine, table, take_turns
+from contest import (
+    AVX2,
+    BUSY,
+    PEERS,
+    Refused,
+    Worker,
+    busy,
+    calm_turns,
+    describe,
+    installed,
+    machine,
+    table,
+    take_turns,
+)
 from worker import PRODUCT
 
 import minicnn
