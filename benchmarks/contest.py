@@ -102,19 +102,16 @@ def take_turns(
     return {name: runs[1:] or runs for name, runs in seconds.items()}
 
 
-def spread(seconds: dict[str, list[float]]) -> float:
-    """How many times its shortest run a contender's longest took; the least even contender's."""
-    return max(max(runs) / min(runs) for runs in seconds.values())
-
-
 def calm_turns(
     contenders: dict[str, Callable[[], float]], rounds: int, patience: float = math.inf
 ) -> dict[str, list[float]]:
-    """`take_turns`; once more where somebody else took a contender's time, and then the more even of both."""
+    """`take_turns`; twice, where somebody else took a contender's time, for fewer of its runs are disturbed then."""
     seconds = take_turns(contenders, rounds, patience)
-    if (before := spread(seconds)) > DISTURBED:
-        print(f"disturbed, as a contender's runs differ {before:.1f} times: measured again")
-        seconds = min(seconds, take_turns(contenders, rounds, patience), key=spread)
+    for name, runs in seconds.items():
+        if (uneven := max(runs) / min(runs)) > DISTURBED:
+            print(f"{name}'s longest run took {uneven:.2f} times its shortest: all take their turns again")
+            again = take_turns(contenders, rounds, patience)
+            return {name: runs + again[name] for name, runs in seconds.items()}
     return seconds
 
 

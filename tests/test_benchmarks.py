@@ -1,5 +1,6 @@
 """The benchmarks: every program runs, peers compute what minicnn does, reports say what was measured."""
 
+import argparse
 import importlib
 import json
 import math
@@ -270,12 +271,33 @@ def test_contenders_take_turns_and_the_first_round_warms_up(load):
 
 
 @pytest.mark.parametrize(
-    ("runs", "kept"),
-    [([9, 1, 1.9, 1, 1], [1, 1.9]), ([9, 1, 2.1, 9, 3, 4], [3, 4]), ([9, 1, 2.1, 9, 1, 8], [1, 2.1])],
+    ("runs", "kept"), [([9, 1, 1.9], [1, 1.9]), ([9, 1, 2.1, 9, 3, 4], [1, 2.1, 3, 4])], ids=["even", "disturbed"]
 )
-def test_a_contender_that_was_disturbed_takes_its_turns_again(load, runs, kept):
+@pytest.mark.parametrize("name", ["a", "b"])
+def test_contenders_take_their_turns_again_where_one_was_disturbed(load, name, runs, kept, capsys):
     contest, left = load("contest"), iter(runs)
-    assert contest.calm_turns({"a": lambda: next(left), "b": lambda: 5.0}, rounds=2) == {"a": kept, "b": [5.0] * 2}
+    calm = {"a": lambda: 5.0, "b": lambda: 5.0}
+    found = contest.calm_turns(calm | {name: lambda: next(left)}, rounds=2)
+    assert found == {other: [5.0] * len(kept) for other in calm} | {name: kept} and not list(left)
+    assert (f"{name}'s longest run took 2.10 times its shortest" in capsys.readouterr().out) == (len(kept) == 4)
+
+
+def test_patience_is_asked_each_time(load):
+    contest, left = load("contest"), iter([3, 1, 2.5, 9])
+    assert contest.calm_turns({"a": lambda: next(left)}, rounds=5, patience=6.0) == {"a": [1, 2.5, 9]}
+
+
+def test_networks_are_matched_with_calm_turns(load, capsys):
+    bench, left = load("run"), iter([1.0, 1.0, 3.0, 1.0, 1.0, 1.0])
+
+    class Worker:
+        def __init__(self, run):
+            self.turn = lambda task, least: run
+
+    network, options = bench.NETWORKS[0], argparse.Namespace(least=0.0, rounds=2, libraries=[])
+    workers = {"minicnn": Worker(lambda: next(left)), "PyTorch": Worker(lambda: 2.0)}
+    (row,) = bench.Bench(options).match(network, "training", workers)
+    assert row["minicnn"] == [1.0, 3.0, 1.0, 1.0] and row["seconds"] == [2.0] * 4
 
 
 def test_how_busy_others_keep_the_processors(load, tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tracemalloc
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -78,7 +79,7 @@ def algorithms(arrays, params) -> list[Im2col | Winograd]:
 
 
 def _winograd(input_shape, weight_shape, dtype, stride, padding, dilation, groups):
-    if Winograd.applies(weight_shape, stride, padding, dilation):
+    if Winograd.applies(weight_shape, dtype, stride, padding, dilation):
         yield Winograd(input_shape, weight_shape, dtype, padding, groups)
 
 
@@ -219,7 +220,7 @@ def test_threads_that_get_no_part_ask_for_nothing():
         assert told == set(range(len(shares)))
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.longdouble])
 @pytest.mark.parametrize(
     ("shape", "weight", "padding"),
     [((2, 64, 30, 30), (32, 64, 3, 3), (1, 1)), ((2, 32, 27, 27), (48, 32, 5, 5), (2, 2)),
@@ -272,6 +273,65 @@ def test_the_transforms_of_a_kernel_of_three_are_the_papers():
     np.testing.assert_allclose(winograd._kernel_transform(3), g, atol=1e-15)
     np.testing.assert_array_equal(winograd._input_transform(3), b_t)
     np.testing.assert_array_equal(winograd._output_transform(3), a_t)
+
+
+@pytest.mark.parametrize("r", winograd.KERNELS)
+@pytest.mark.parametrize("shape", [(4, 512, 14, 14), (2, 256, 14, 14), (16, 128, 27, 27)])
+def test_threads_that_share_a_block_ask_for_their_parts(shape, r):
+    """With more threads than any step has parts."""
+    p = r // 2
+    tiles = (algorithm := Winograd(shape, (shape[1], shape[1], r, r), np.dtype(np.float32), (p, p), 1)).sums
+    (block, *_), other = tiles.blocks, algorithm.turned
+    assert tiles.shared
+    asked = len(tiles.parts(shape[1], block)), len(tiles.divided(block))
+    assert told(algorithm, (False, True, False)) == {
+        "columns": 1, "product": 1, "sums": 1, **dict.fromkeys(("padded", "tiles", "half"), max(asked)),
+    }  # fmt: skip
+    (block, *_) = other.blocks
+    asked = len(other.parts(shape[1], block)), len(other.some_filters(block))
+    if other.shared:
+        assert told(algorithm, (True, False, False)) == {
+            "columns": 1, "padded": asked[0], **dict.fromkeys(("product", "filters"), asked[1]),
+            **dict.fromkeys(("tiles", "half"), max(asked)),
+        }  # fmt: skip
+
+
+def told(algorithm, needs):
+    """How many of 99 threads ask for each role."""
+    found = {(thread, role) for thread, role, _ in algorithm.scratch(True, needs, 99)[0]}
+    return Counter(role for _, role in found)
+
+
+@pytest.mark.parametrize("r", winograd.KERNELS)
+def test_blocks_fit_the_cache_whatever_their_tiles(r):
+    def made(shape, filters):
+        return Winograd(shape, (filters, shape[1], r, r), np.dtype(np.float32), (r // 2, r // 2), 1)
+
+    def numbers(tiles):
+        return max(tiles.tile**2 * max(tiles.channels, tiles.filters) * math.prod(tiles.size(b)) for b in tiles.blocks)
+
+    tiles = made((4, 16, 112, 112), 16).tiles
+    assert 0.7 * winograd.NUMBERS < numbers(tiles) < 1.1 * winograd.NUMBERS
+    assert tiles.at_once(tiles.blocks[0]) == winograd.PIECE // (numbers(tiles) // 16)
+    shared = made((48, 512, 14, 14), 512).sums
+    assert 0.6 * winograd.SHARED_NUMBERS < numbers(shared) <= winograd.SHARED_NUMBERS
+    divided = shared.divided(shared.blocks[0])
+    assert max(shared.tile**2 * 512 * math.prod(shared.size(part)) for part in divided) < 1.2 * winograd.PIECE
+    assert len(shared.products()) == r + 3
+    assert [made((32, c, 14, 14), c).sums.shared for c in (85, 105, 125)] == [False, r == 5, True]
+
+
+def test_half_precision_takes_no_tiles(rng):
+    """It has too few digits for them."""
+    arrays = normal(rng, (4, 64, 28, 28)), normal(rng, (64, 64, 3, 3)), normal(rng, (64,))
+    params = {"stride": (1, 1), "padding": (1, 1), "dilation": (1, 1), "groups": 1}
+    assert conv.algorithms(arrays[0].shape, arrays[1].shape, np.dtype(np.float16), **params).keys() == {"im2col"}
+    exact = run(Pair(neutral.conv2d_forward, neutral.conv2d_backward), arrays, **params)
+    halves = tuple(x.astype(np.float16) for x in arrays)
+    with minicnn.use_kernels("fast", convolution="winograd"):
+        found = run(Pair(conv.conv2d_forward, conv.conv2d_backward), halves, **params)
+    for ours, true in zip(arrays_in(found.output, found.grads), arrays_in(exact.output, exact.grads), strict=True):
+        assert ours.dtype == np.float16 and np.abs(ours - true).max() < 4e-3 * np.abs(true).max()
 
 
 CASES = [  # by blocks, by shared blocks, by pieces of the weight; an algorithm each; images last, in one thread and two
@@ -394,6 +454,9 @@ def test_each_gradient_has_an_estimate_of_its_own(wide):
 def test_deep_layers_take_winograd_and_others_cannot(wide):
     assert chosen((4, 64, 112, 112), (128, 64, 3, 3)) == "winograd"
     assert chosen((16, 64, 27, 27), (192, 64, 5, 5), padding=2) == "winograd"
+    assert chosen((8, 16, 28, 28), (32, 16, 5, 5), padding=2) == "winograd"  # GoogLeNet's
+    assert chosen((8, 24, 14, 14), (64, 24, 5, 5), padding=2) == "im2col"
+    assert chosen((8, 48, 7, 7), (128, 48, 5, 5), padding=2) == "im2col"
     assert chosen((4, 3, 224, 224), (64, 3, 3, 3)) == "im2col"  # too few channels
     assert chosen((4, 64, 112, 112), (128, 64, 3, 3), stride=2) == "im2col"
     assert chosen((16, 384, 13, 13), (256, 192, 3, 3), groups=2) == "winograd"  # AlexNet's

@@ -30,7 +30,7 @@ def algorithms(input_shape, weight_shape, dtype, stride, padding, dilation, grou
     general = Im2col(input_shape, weight_shape, dtype, stride, padding, dilation, groups)
     if Phased.pays(general):
         general = Phased(input_shape, weight_shape, dtype, stride, padding, dilation, groups)
-    if not Winograd.applies(weight_shape, stride, padding, dilation) or min(*input_shape, *general.out) == 0:
+    if not Winograd.applies(weight_shape, dtype, stride, padding, dilation) or min(*input_shape, *general.out) == 0:
         return {Im2col.name: general}
     return {Im2col.name: general, Winograd.name: Winograd(input_shape, weight_shape, dtype, padding, groups)}
 

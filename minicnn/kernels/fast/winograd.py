@@ -19,11 +19,11 @@ All steps are linear in w and in x, so the gradients are the same steps transpos
     ∂L/∂w = (Gᵀ ⊗ Gᵀ) ∂L/∂U
     ∂L/∂x                            the convolution of ∂L/∂y with the kernels turned about, by the same algorithm
 
-A kernel of five takes tiles of 8 × 8, with ½ and −½ for two more points: 64 multiplications instead of 400. What is
-said of 36 numbers is so of those 64, too.
+A kernel of five takes tiles of 8 × 8, with ½ and −½ for two more points: 64 multiplications instead of 400. Where 6 and
+36 stand here, it has 8 and 64.
 
 The price is rounding: intermediate values are larger than the result, and float32 errors about 1e-5 of the largest
-value.
+value, with 512 channels up to 3e-5. float16 would lose half its digits, and is left to im2col.
 
 S. Winograd, "Arithmetic complexity of computations", 1980; A. Lavin and S. Gray, "Fast algorithms for convolutional
 neural networks", CVPR 2016, section 4 (arXiv:1509.09308).
@@ -33,7 +33,7 @@ share a block: they divide V by channels, and then all the rest by filters. U of
 of it would leave the cache (512 channels have 38 MB of it) only to be fetched again for the products. For ∂L/∂U they
 divide V by channels and M̂ by tiles, and then the 36 products.
 
-How long the steps take depends on how their numbers lie. A row of a tile is copied as one or two large numbers. The
+How long the steps take depends on how their numbers lie. A row of a tile is copied as a few large numbers. The
 transform along it takes the tiles so, a row's numbers side by side, and the one along columns, as all products after
 it, has the tiles side by side. OpenBLAS for AVX-512 takes small products as they are, without a copy in an order of its
 own, so larger ones are divided; but two matrices that are both summed along their rows take it twice the time, which is
@@ -56,16 +56,16 @@ from .scratch import longest, scratch, sum_of_maps
 POINTS = np.array([0, 1, -1, 2, -2, 0.5, -0.5])  # and ∞; without the halves for a kernel of three
 KERNELS = 3, 5  # their sides
 OUTPUTS = 4  # of a tile along a side
-COPIED = {8: "u8", 16: "c16"}  # types of so many bytes; there are no larger ones on all machines
+LARGE = np.dtype("c16")  # to copy several numbers as one; there are no larger ones on all machines
 
 
 def _inputs(r: int) -> int:
-    """Of a tile along a side."""
+    """How many a tile has along a side."""
     return OUTPUTS + r - 1
 
 
 def _points(r: int) -> list[tuple[float, np.ndarray]]:
-    """Each with the others, but ∞: as many as outputs have coefficients, less one."""
+    """Each but ∞, with the others: one fewer than a tile has inputs along a side."""
     points = POINTS[: _inputs(r) - 1]
     return [(p, np.delete(points, i)) for i, p in enumerate(points)]
 
@@ -103,7 +103,7 @@ Block = tuple[slice, slice]  # images, rows of tiles
 
 
 class Tiles:
-    """What the three steps do to maps (N, C, H, W) whose convolution is (N, O, H + 2·padding − 2, …)."""
+    """What the three steps do to maps (N, C, H, W) that are convolved into (N, O, H + 2·padding − r + 1, …)."""
 
     def __init__(self, shape, channels_out, kernel, padding, dtype, few_sums=False):
         self.tile = _inputs(kernel)
@@ -111,8 +111,8 @@ class Tiles:
         self.filters, self.padding, self.dtype = channels_out, padding, dtype
         self.out = (self.h + 2 * padding[0] - kernel + 1, self.w + 2 * padding[1] - kernel + 1)
         self.high, self.wide = (-(-size // OUTPUTS) for size in self.out)  # in tiles
-        several = 16 // dtype.itemsize  # numbers, copied as one
-        self.window = -(-self.tile // several) * several  # a row of a tile's inputs, filled up
+        several = LARGE.itemsize // gcd(LARGE.itemsize, dtype.itemsize)
+        self.window = -(-self.tile // several) * several  # a row of a tile's inputs, filled up to be copied so
         # In Fortran's order BLAS takes half the time along rows; in C's for the other.
         self.b_t = np.asfortranarray(_input_transform(kernel), dtype)
         self.a_t = _output_transform(kernel).astype(dtype)
@@ -183,10 +183,10 @@ class Tiles:
         of_channel, of_image, down, along = padded.strides
         strides = (down, of_channel, of_image, OUTPUTS * down, OUTPUTS * along)
         tiles = scratch("tiles", (self.tile, c, n, high, wide, self.window), self.dtype)
-        into = tiles.view(some := np.dtype(COPIED[16]))
+        into = tiles.view(LARGE)
         for i in range(into.shape[-1]):
-            into[..., i] = np.ndarray(into.shape[:-1], some, padded, i * some.itemsize, strides)
-        # Along a tile's rows, then along its columns; each as six products, which BLAS takes as they are.
+            into[..., i] = np.ndarray(into.shape[:-1], LARGE, padded, i * LARGE.itemsize, strides)
+        # Along a tile's rows, then along its columns; each as 6 products, which BLAS takes as they are.
         tiles = tiles.reshape(self.tile, -1, self.window)[..., : self.tile].transpose(0, 2, 1)
         half = scratch("half", (self.tile, self.tile, tiles.shape[2]), self.dtype)
         np.matmul(self.b_t, tiles, out=half)
@@ -215,9 +215,8 @@ class Tiles:
             padded.fill(0)
         padded[:, :, : maps.shape[2], : maps.shape[3]] = maps
         tiles = scratch("tiles", (step, n, high, wide, self.filters, step), self.dtype)
-        some = COPIED[gcd(step * self.dtype.itemsize, 16)]
-        into = tiles.view(some)
-        columns = padded.view(some).reshape(n, self.filters, high, step, wide, -1).transpose(5, 3, 0, 2, 4, 1)
+        into = tiles.view(LARGE)
+        columns = padded.view(LARGE).reshape(n, self.filters, high, step, wide, -1).transpose(5, 3, 0, 2, 4, 1)
         for i, column in enumerate(columns):
             into[..., i] = column
         half = scratch("half", (step, self.tile, m.shape[1] * m.shape[2]), self.dtype)
@@ -352,11 +351,11 @@ class Winograd:
     name, images_last, short = "winograd", False, False  # `CALLS` alone take longer than what is `SHORT`
 
     @staticmethod
-    def applies(weight_shape, stride, padding, dilation) -> bool:
+    def applies(weight_shape, dtype, stride, padding, dilation) -> bool:
         """Whether the algorithm can do it; whether it is the fastest is another matter."""
         r = weight_shape[2]
-        square = weight_shape[3] == r in KERNELS
-        return square and tuple(stride) == tuple(dilation) == (1, 1) and max(padding) < r
+        square, precise = weight_shape[3] == r in KERNELS, np.finfo(dtype).bits >= 32
+        return square and precise and tuple(stride) == tuple(dilation) == (1, 1) and max(padding) < r
 
     def __init__(self, input_shape, weight_shape, dtype, padding, groups):
         self.input_shape, self.weight_shape, self.dtype, self.padding = input_shape, weight_shape, dtype, padding
@@ -371,7 +370,7 @@ class Winograd:
         to take what the output does, though it has the maps' sizes exchanged: no choice became better by that."""
         c, o = self.channels, self.filters
         tiles = self.input_shape[0] * prod(-(-size // OUTPUTS) for size in self.out)
-        # For V, Y, and the products; and for U; of 36 numbers.
+        # For V, Y, and the products, and for U, with 36 numbers each; those of 64 are said to take as much a number.
         of_tile, of_kernel = 40 * c + 26 * o + 0.8 * c * o, 50
         if wide_blas():
             of_tile, of_kernel = 23 * c + 14 * o + 0.38 * c * o, 30 if of == "weight" else 17
@@ -468,29 +467,38 @@ class Winograd:
 
     def _scratch_of_block(self, tiles: Tiles, block: Block, threads: int) -> Iterator[tuple[int, str, int]]:
         n, high, wide = tiles.size(block)
-        count, step = n * high * wide, OUTPUTS
-        most = SUMS if tiles is self.sums else len(tiles.blocks)
-        takers = range(min(threads, tiles.tile if tiles.shared else len(tiles.shares(most))))
-        holders = range(1) if tiles.shared else takers
+        count, tile, step = n * high * wide, tiles.tile, OUTPUTS
+        shares = len(tiles.shares(SUMS if tiles is self.sums else len(tiles.blocks)))
+
+        def takers(parts: Sequence[slice] | list[Block]) -> range:
+            """Of the parts of a shared block, or of blocks."""
+            return range(min(threads, len(parts) if tiles.shared else shares))
+
+        of_channels = tiles.parts(tiles.channels, block)
+        channels, holders = longest(of_channels), range(1) if tiles.shared else takers(of_channels)
         for thread in holders:
-            yield thread, "columns", tiles.tile**2 * tiles.channels * count
-        channels = longest(tiles.parts(tiles.channels, block))
-        padded = channels * n * (step * (high - 1) + tiles.tile) * (step * (wide - 1) + tiles.window)
+            yield thread, "columns", tile**2 * tiles.channels * count
+        for thread in takers(of_channels):
+            yield thread, "padded", channels * n * (step * (high - 1) + tile) * (step * (wide - 1) + tiles.window)
+            yield thread, "tiles", tile * tiles.window * channels * count
+            yield thread, "half", tile**2 * channels * count
         if tiles is self.sums:
+            divided = tiles.divided(block)
+            transformers = takers(divided)
+            of_filters = tiles.filters * max(prod(tiles.size(part)) for part in divided)
             for thread in holders:
-                yield thread, "product", tiles.tile**2 * tiles.filters * count
-            of_filters = tiles.filters * max(prod(tiles.size(part)) for part in tiles.divided(block))
-            padded = max(padded, step**2 * of_filters)
+                yield thread, "product", tile**2 * tiles.filters * count
+            for thread in transformers:
+                yield thread, "padded", step**2 * of_filters
         else:
             cut = tiles.some_filters(block) if tiles.shared else [slice(0, tiles.filters)]
-            for thread in takers:
-                yield thread, "product", tiles.tile**2 * longest(cut) * count
-            for thread in takers[: len(cut)] if tiles.shared else range(1):
-                yield thread, "filters", tiles.tile**2 * longest(cut) * tiles.channels
+            transformers = takers(cut)
             lengths = {part.stop - part.start for part in cut}
             of_filters = count * max(longest(pieces(length, tiles.at_once(block))) for length in lengths)
-        half = max(tiles.tile**2 * channels * count, tiles.tile * step * of_filters)
-        filled = max(tiles.tile * tiles.window * channels * count, step**2 * of_filters)
-        for role, numbers in (("padded", padded), ("tiles", filled), ("half", half)):
-            for thread in takers:
-                yield thread, role, numbers
+            for thread in transformers:
+                yield thread, "product", tile**2 * longest(cut) * count
+            for thread in transformers if tiles.shared else range(1):
+                yield thread, "filters", tile**2 * longest(cut) * tiles.channels
+        for thread in transformers:
+            yield thread, "tiles", step**2 * of_filters
+            yield thread, "half", tile * step * of_filters
