@@ -235,7 +235,8 @@ def test_ten_thousand_damaged_pictures_in_folders(tmp_path_factory):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     check()
     more = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before  # KiB on Linux
-    assert more * 1024 < pictures.BYTES * pictures.MAX_PIXELS
+    # Made floats, a picture takes nearly as much as while it is read, 15 bytes a pixel; and what is free has gaps.
+    assert more * 1024 < 1.5 * pictures.BYTES * pictures.MAX_PIXELS
 
 
 # ------------------------------------------------------------------------------------------------------ Imagenette
