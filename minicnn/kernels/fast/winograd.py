@@ -43,7 +43,7 @@ why M̂ has its filters side by side.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from math import gcd, prod
 
 import numpy as np
@@ -64,27 +64,36 @@ def _inputs(r: int) -> int:
     return OUTPUTS + r - 1
 
 
-def _points(r: int) -> list[tuple[float, np.ndarray]]:
-    """Each but ∞, with the others: one fewer than a tile has inputs along a side."""
-    points = POINTS[: _inputs(r) - 1]
-    return [(p, np.delete(points, i)) for i, p in enumerate(points)]
+def _points(r: int) -> np.ndarray:
+    """But ∞: one fewer than a tile has inputs along a side."""
+    return POINTS[: _inputs(r) - 1]
+
+
+def _others(r: int) -> list[np.ndarray]:
+    """For each point but ∞, the others."""
+    return [np.delete(_points(r), i) for i in range(len(_points(r)))]
+
+
+def _evaluation(r: int, length: int) -> np.ndarray:
+    """(6, length): a polynomial of so many coefficients at the points; at ∞, its last coefficient."""
+    return np.vstack([np.vander(_points(r), length, increasing=True), np.eye(length)[-1]])
 
 
 def _input_transform(r: int) -> np.ndarray:
-    """Bᵀ (6, 6): the polynomial ∏ (x − q) over the other points q for each; over all of them for ∞."""
-    rows = [np.append(np.poly(others)[::-1], 0) for _, others in _points(r)]
-    return np.array([*rows, np.poly([p for p, _ in _points(r)])[::-1]])
+    """Bᵀ (6, 6): for each point the polynomial ∏ (x − q) over the others q; for ∞, over all."""
+    rows = [np.append(np.poly(others)[::-1], 0) for others in _others(r)]
+    return np.array([*rows, np.poly(_points(r))[::-1]])
 
 
 def _kernel_transform(r: int) -> np.ndarray:
-    """G (6, r): a kernel as a polynomial, evaluated at the points p and divided by ∏ (p − q); its last coefficient at
-    ∞."""
-    return np.array([*(p ** np.arange(r) / np.prod(p - others) for p, others in _points(r)), np.eye(r)[-1]])
+    """G (6, r): the kernel's polynomial at each point p, divided by ∏ (p − q), which Bᵀ is not."""
+    scales = [np.prod(p - others) for p, others in zip(_points(r), _others(r), strict=True)]
+    return _evaluation(r, r) / np.array([*scales, 1])[:, None]
 
 
 def _output_transform(r: int) -> np.ndarray:
-    """Aᵀ (4, 6): powers of the points."""
-    return np.array([*(p ** np.arange(OUTPUTS) for p, _ in _points(r)), np.eye(OUTPUTS)[-1]]).T
+    """Aᵀ (4, 6)."""
+    return _evaluation(r, OUTPUTS).T
 
 
 NUMBERS = 1 << 18  # of a block's V or U·V; 1 MB of float32
@@ -207,20 +216,20 @@ class Tiles:
 
     def gradients(self, grad_output: np.ndarray, block: Block, m: np.ndarray) -> None:
         """M̂ of a block, into its `m` (36, T, O)."""
-        (images, rows), (n, high, wide), step = block, self.size(block), OUTPUTS
-        maps = grad_output[images, :, step * rows.start : step * rows.stop]
+        (images, rows), (n, high, wide) = block, self.size(block)
+        maps = grad_output[images, :, OUTPUTS * rows.start : OUTPUTS * rows.stop]
         # By channels they are far apart: side by side first.
-        padded = scratch("padded", (n, self.filters, step * high, step * wide), self.dtype)
+        padded = scratch("padded", (n, self.filters, OUTPUTS * high, OUTPUTS * wide), self.dtype)
         if padded.shape != maps.shape:  # the last tiles stick out
             padded.fill(0)
         padded[:, :, : maps.shape[2], : maps.shape[3]] = maps
-        tiles = scratch("tiles", (step, n, high, wide, self.filters, step), self.dtype)
+        tiles = scratch("tiles", (OUTPUTS, n, high, wide, self.filters, OUTPUTS), self.dtype)
         into = tiles.view(LARGE)
-        columns = padded.view(LARGE).reshape(n, self.filters, high, step, wide, -1).transpose(5, 3, 0, 2, 4, 1)
+        columns = padded.view(LARGE).reshape(n, self.filters, high, OUTPUTS, wide, -1).transpose(5, 3, 0, 2, 4, 1)
         for i, column in enumerate(columns):
             into[..., i] = column
-        half = scratch("half", (step, self.tile, m.shape[1] * m.shape[2]), self.dtype)
-        np.matmul(self.a_t.T, tiles.reshape(step, -1, step).transpose(0, 2, 1), out=half)
+        half = scratch("half", (OUTPUTS, self.tile, m.shape[1] * m.shape[2]), self.dtype)
+        np.matmul(self.a_t.T, tiles.reshape(OUTPUTS, -1, OUTPUTS).transpose(0, 2, 1), out=half)
         np.matmul(self.a_t.T, half.transpose(1, 0, 2), out=self.squared(m).transpose(1, 0, 2))
 
     def _whole_and_cut(
@@ -228,15 +237,15 @@ class Tiles:
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Which part of `maps` is which of the block's `tiles` (rows of a tile, T, columns of a tile): those whose rows
         are all there, and the last ones, if they stick out."""
-        (images, rows), (n, high, wide), step = block, self.size(block), OUTPUTS
-        strip = maps[images, filters, step * rows.start : step * rows.stop].transpose(1, 0, 2, 3)
+        (images, rows), (n, high, wide) = block, self.size(block)
+        strip = maps[images, filters, OUTPUTS * rows.start : OUTPUTS * rows.stop].transpose(1, 0, 2, 3)
         o, _, height, width = strip.shape
-        lines = tiles.reshape(step, o, n, high, step * wide)[..., :width]
-        whole, rest = divmod(height, step)
-        of_whole = strip[:, :, : step * whole].reshape(o, n, whole, step, width)
+        lines = tiles.reshape(OUTPUTS, o, n, high, OUTPUTS * wide)[..., :width]
+        whole, rest = divmod(height, OUTPUTS)
+        of_whole = strip[:, :, : OUTPUTS * whole].reshape(o, n, whole, OUTPUTS, width)
         yield of_whole.transpose(3, 0, 1, 2, 4), lines[:, :, :, :whole]
         if rest:
-            yield strip[:, :, step * whole :].transpose(2, 0, 1, 3), lines[:rest, :, :, whole]
+            yield strip[:, :, OUTPUTS * whole :].transpose(2, 0, 1, 3), lines[:rest, :, :, whole]
 
     def blank(self, role: str, channels: int, block: Block) -> np.ndarray:
         """A scratch array for V or U·V of so many channels, (36, channels, T)."""
@@ -303,8 +312,9 @@ def _filters(weight: np.ndarray, turned: bool, some: slice) -> np.ndarray:
     return u.transpose(1, 2, 0) if turned else u.transpose(1, 0, 2)
 
 
+@cache
 def _both(r: int, dtype: np.dtype) -> np.ndarray:
-    """G ⊗ G (36, r²)."""
+    """G ⊗ G (36, r²); made once, as each part of a shared block asks for it."""
     once = _kernel_transform(r)
     return np.kron(once, once).astype(dtype)
 
@@ -467,7 +477,7 @@ class Winograd:
 
     def _scratch_of_block(self, tiles: Tiles, block: Block, threads: int) -> Iterator[tuple[int, str, int]]:
         n, high, wide = tiles.size(block)
-        count, tile, step = n * high * wide, tiles.tile, OUTPUTS
+        count, tile = n * high * wide, tiles.tile
         shares = len(tiles.shares(SUMS if tiles is self.sums else len(tiles.blocks)))
 
         def takers(parts: Sequence[slice] | list[Block]) -> range:
@@ -479,7 +489,7 @@ class Winograd:
         for thread in holders:
             yield thread, "columns", tile**2 * tiles.channels * count
         for thread in takers(of_channels):
-            yield thread, "padded", channels * n * (step * (high - 1) + tile) * (step * (wide - 1) + tiles.window)
+            yield thread, "padded", channels * n * (OUTPUTS * (high - 1) + tile) * (OUTPUTS * (wide - 1) + tiles.window)
             yield thread, "tiles", tile * tiles.window * channels * count
             yield thread, "half", tile**2 * channels * count
         if tiles is self.sums:
@@ -489,7 +499,7 @@ class Winograd:
             for thread in holders:
                 yield thread, "product", tile**2 * tiles.filters * count
             for thread in transformers:
-                yield thread, "padded", step**2 * of_filters
+                yield thread, "padded", OUTPUTS**2 * of_filters
         else:
             cut = tiles.some_filters(block) if tiles.shared else [slice(0, tiles.filters)]
             transformers = takers(cut)
@@ -500,5 +510,5 @@ class Winograd:
             for thread in transformers if tiles.shared else range(1):
                 yield thread, "filters", tile**2 * longest(cut) * tiles.channels
         for thread in transformers:
-            yield thread, "tiles", step**2 * of_filters
-            yield thread, "half", tile * step * of_filters
+            yield thread, "tiles", OUTPUTS**2 * of_filters
+            yield thread, "half", tile * OUTPUTS * of_filters
