@@ -20,6 +20,11 @@ import numpy as np
 Array = Any  # numpy.ndarray or cupy.ndarray; neither can be named here without importing CuPy
 
 _OF_THE_HOST = {np.ndarray, type(None)}
+
+# Numbers. Where arrays have gaps, or one is repeated along another's rows, NumPy copies several rows at a time into
+# buffers, as many as fit, which takes longer than the arithmetic (numpy/numpy#17471). Of rows longer than half a buffer
+# only one would fit, and they stay where they are. Of 8192, NumPy's own size, most maps' rows are a small part.
+BUFFER = 1024
 _generator = np.random.default_rng(0)
 
 
@@ -139,13 +144,22 @@ def beside(x: Array) -> AbstractContextManager[Any]:
     return _HERE if type(x) is np.ndarray or array_module(x) is np else x.device
 
 
+class _Quietly(np.errstate):
+    """NumPy's state of errors, which ends with the `with`; and with it the size of its buffers."""
+
+    def __enter__(self) -> None:
+        super().__enter__()
+        np.setbufsize(BUFFER)
+
+
 def computing(*arrays: Array | None) -> AbstractContextManager[Any]:
-    """What the engine puts around a kernel: `beside` the first of its `arrays` and, as on a GPU, without warnings."""
+    """What the engine puts around a kernel: `beside` the first of its `arrays` and, as on a GPU, without warnings; on
+    the host with a `BUFFER` that leaves rows of maps where they are."""
     if not {*map(type, arrays)} <= _OF_THE_HOST:
         first = next(x for x in arrays if x is not None)
         if array_module(first) is not np:
             return first.device
-    return np.errstate(all="ignore")  # log 0 is −inf, and who must not have it looks for it
+    return _Quietly(all="ignore")  # log 0 is −inf, and who must not have it looks for it
 
 
 def copy(x: Array) -> Array:

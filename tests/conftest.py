@@ -202,6 +202,7 @@ def process_state() -> dict[str, Any]:
         "the number of threads": threads._requested,
         "the workspace on a device": backend.max_workspace_size(),
         "np.geterr()": np.geterr(),
+        "np.getbufsize()": np.getbufsize(),
         "np.get_printoptions()": np.get_printoptions(),
         "the working directory": os.getcwd(),
         "the environment": {name: value for name, value in os.environ.items() if name.startswith("MINICNN_")},
@@ -216,6 +217,7 @@ def restore(state: dict[str, Any]) -> None:
     threads._requested = state["the number of threads"]
     backend.set_max_workspace_size(state["the workspace on a device"])
     np.seterr(**state["np.geterr()"])
+    np.setbufsize(state["np.getbufsize()"])
     np.set_printoptions(**state["np.get_printoptions()"])
     os.chdir(state["the working directory"])
 

@@ -18,6 +18,7 @@ LEAKS = {
     "where new tensors go": "minicnn.device('cuda').__enter__()",
     "the number of threads": "minicnn.set_num_threads(minicnn.threads.get_num_threads() + 1)",
     "np.geterr()": "numpy.seterr(over='ignore')",
+    "np.getbufsize()": "numpy.setbufsize(64)",
     "np.get_printoptions()": "numpy.set_printoptions(precision=3)",
     "the working directory": "os.chdir('/')",
     "the environment": "os.environ['MINICNN_NUM_THREADS'] = '1'",

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import minicnn
-from minicnn import Op, Tensor, apply, backward_steps, engine, no_grad, use_kernels
+from minicnn import Op, Tensor, apply, backend, backward_steps, engine, no_grad, threads, use_kernels
 from minicnn import functional as F
 from minicnn.backend import to_host
 
@@ -507,3 +507,19 @@ def test_infinities_and_nan_come_without_warnings_as_on_a_gpu():
     out = F.conv2d(images, Tensor(np.full((4, 3, 3, 3), -2.0, np.float32), requires_grad=True))
     out.backward(np.full(out.shape, 3e38, np.float32))
     assert np.isinf(out.data).all()
+
+
+def test_operations_work_with_small_buffers_in_all_threads_and_leave_numpys_as_they_were():
+    before, seen = np.getbufsize(), []
+
+    def look(*arrays):
+        both = threading.Barrier(2, timeout=60)
+        threads.run(lambda part: (both.wait(), seen.append((np.getbufsize(), np.geterr()["over"]))), range(2))
+        return arrays[0] + 1, None
+
+    threads.set_num_threads(2)
+    try:
+        apply(Op("looks", look, lambda grad, *_: look(grad)[:1]), leaf(3)).sum().backward()
+    finally:
+        threads._requested = None
+    assert seen == [(backend.BUFFER, "ignore")] * 4 and backend.BUFFER < before == np.getbufsize()

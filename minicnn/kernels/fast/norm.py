@@ -24,6 +24,7 @@ from .scratch import Asked, longest, scratch
 
 FAR = 4.0  # standard deviations: a mean so far from 0 costs two bits of the difference from it
 FEW = 500  # results of a product, during which NumPy does not let other threads have Python's lock
+LONG_ROW = 512  # numbers, with which NumPy repeats one number as fast as it reads as many (`backend.BUFFER`)
 NEAR = 2.0  # and one so far costs two bits of E[x²] − E[x]²
 
 # -------------------------------------------------------------------------------------- batch normalisation
@@ -72,11 +73,11 @@ def _sum(a: np.ndarray) -> np.ndarray:
 def _spread(values: np.ndarray, block: np.ndarray) -> np.ndarray:
     """(c,) for arithmetic with a block (n, c, L); used up before the next is asked for.
 
-    NumPy takes twice the time for numbers that it has to repeat, but for a single one. So they are written out, for
-    one image, where that is little beside the block.
+    NumPy takes twice the time for numbers that it has to repeat along short rows. So they are written out, for one
+    image, where that is little beside the block.
     """
     n, c, length = block.shape
-    if c == 1 or n < 4:
+    if c == 1 or n < 4 or length >= LONG_ROW:
         return values[:, None]
     rows = scratch("rows", (c, length), values.dtype)
     rows[...] = values[:, None]
@@ -216,7 +217,7 @@ def batch_norm_scratch(shape, dtype, last, needs, backward, **_) -> Iterator[Ask
     if last or len(shape) == 2:
         images, length = 1, images * length
     cut = blocks((images, channels, length))
-    if longest(cut) > 1 and images >= 4 and (needs[0] or not backward):  # as `_spread` has it
+    if longest(cut) > 1 and images >= 4 and length < LONG_ROW and (needs[0] or not backward):  # as `_spread` has it
         yield Asked("rows", dtype, longest(cut) * length, len(cut))
     if backward and needs[1] and not needs[0]:
         yield Asked("numbers", dtype, images * longest(cut) * length, len(cut))
