@@ -7,7 +7,7 @@ from typing import Any
 
 from ..engine import Tensor, in_place, is_grad_enabled, is_observed, offering
 from ..kernels.fast import epilogue
-from .layers import BatchNorm2d, Conv2d, Identity, ReLU
+from .layers import BatchNorm2d, Conv2d, Identity, ReLU, Tanh
 from .module import Module
 
 
@@ -24,11 +24,11 @@ class Plus:
 def through(x: Any, *steps: Callable[[Any], Any]) -> Any:
     """Layers one after the other: ``through(x, a, b, c)`` is ``c(b(a(x)))``.
 
-    In inference (`no_grad`), a convolution's kernel does what follows it, batch norm in evaluation mode, `Plus` and
-    ReLU, to each part of its output while that lies in the cache (`kernels.fast.epilogue`). The numbers are the same.
-    What `Plus` adds is computed before the convolution, and layers that the kernel has done are not called. They are
-    all called, one by one, where somebody observes operations (`inspect`), and from the first on that has a hook, or a
-    `forward` of its own.
+    In inference (`no_grad`), a convolution's kernel does what follows it, batch norm in evaluation mode, `Plus`, ReLU
+    and tanh, to each part of its output while that lies in the cache (`kernels.fast.epilogue`). The numbers are the
+    same. What `Plus` adds is computed before the convolution, and layers that the kernel has done are not called. They
+    are all called, one by one, where somebody observes operations (`inspect`), and from the first on that has a hook,
+    or a `forward` of its own.
     """
     if is_grad_enabled():
         for step in steps:
@@ -64,6 +64,8 @@ def _follow(waiting: list[Any]) -> list[epilogue.Step]:
         function = _function(layer)
         if function is RELU:
             follow.append(epilogue.relu())
+        elif function is TANH:
+            follow.append(epilogue.tanh())
         elif function is BATCH_NORM and not layer.training and layer.track_running_stats:
             tensors = layer.weight, layer.bias, layer.running_mean, layer.running_var
             follow.append(epilogue.batch_norm([None if t is None else t.data for t in tensors], layer.eps))
@@ -89,7 +91,7 @@ def _function(step: Any) -> Any:
 
 # As they were defined: what somebody puts in their place later is another function.
 CALL, PLUS = Module.__call__, Plus.__call__
-CONVOLUTION, BATCH_NORM, RELU = Conv2d.forward, BatchNorm2d.forward, ReLU.forward
+CONVOLUTION, BATCH_NORM, RELU, TANH = Conv2d.forward, BatchNorm2d.forward, ReLU.forward, Tanh.forward
 
 
 class Sequential(Module):

@@ -18,7 +18,8 @@ from minicnn.functional import conv2d
 from minicnn.inspect import plan
 from minicnn.inspect.storage import scratch
 from minicnn.kernels import conv as neutral
-from minicnn.kernels.fast import conv, im2col, layout, phased, winograd
+from minicnn.kernels.fast import by_rows, conv, im2col, layout, phased, winograd
+from minicnn.kernels.fast.by_rows import ByRows
 from minicnn.kernels.fast.im2col import Im2col
 from minicnn.kernels.fast.phased import Phased
 from minicnn.kernels.fast.scratch import sum_of_maps
@@ -34,9 +35,9 @@ SIZES = {
         "NUMBERS": (1, 300, 1 << 18), "LEAST_COLUMNS": (1, 7, 192), "LEAST_BLOCKS": (1, 4), "SUMS": (1, 3, 8),
         "SUM_NUMBERS": (1, 1 << 18), "SMALL": (0, 1 << 21), "UNPACKED": (1, 100, 10**6), "LEAST_LENGTH": (1, 5, 64),
         "TINY": (0, 512), "FEW_FILTERS": (0, 64), "MANY_WINDOWS": (0, 4096), "wide_blas": WIDE_OR_NOT,
-        "FEW_CHANNELS": (0, 8), "SMALL_MAP": (50, 1024), "SHORT": (0, 3e5), "MANY_IMAGES": (2, 16), "COPIES": (0, 0.8),
-        "HEAVY": (0, 1400),
+        "SHORT": (0, 3e5), "HEAVY": (0, 1400),
     },
+    by_rows: {"NUMBERS": (1, 300, 1 << 20), "TINY": (0, 512), "MOST_SUMMED": (5, 1 << 10), "LEAST_LENGTH": (1, 64)},
     layout: {"MANY_IMAGES": (2, 16)},
     phased: {
         "NUMBERS": (1, 2000, 1 << 20), "LONG_ROW": (1, 96), "UNPACKED": (1, 100, 10**6), "wide_blas": WIDE_OR_NOT,
@@ -73,6 +74,8 @@ def algorithms(arrays, params) -> list[Im2col | Winograd]:
     input, weight, _ = arrays
     shapes = input.shape, weight.shape, input.dtype
     found = [Im2col(*shapes, **params), *_winograd(*shapes, **params)]
+    if max(params["stride"]) == 1 == max(params["dilation"]):
+        found.append(ByRows(*shapes, **params))
     if params["groups"] == 1 == max(params["dilation"]):
         found.append(Phased(*shapes, **params))
     return found
@@ -209,11 +212,10 @@ def test_threads_that_get_no_part_ask_for_nothing():
     sizes = (16, 64, 56, 56), (64, 64, 3, 3), np.dtype(np.float32)
     by_columns, by_tiles = Im2col(*sizes, (1, 1), (1, 1), (1, 1), 1), Winograd(*sizes, (1, 1), 1)
     by_phases, needs = Phased(*sizes, (2, 2), (1, 1), (1, 1), 1), (False, True, False)
-    by_rows = Im2col((200, 4, 28, 28), (8, 4, 3, 3), sizes[2], (1, 1), (1, 1), (1, 1), 1)
-    assert by_rows.images_last
+    rows = ByRows((200, 4, 28, 28), (8, 4, 3, 3), sizes[2], (1, 1), (1, 1), (1, 1), 1)
     for algorithm, shares in (
         (by_columns, by_columns.backward_shares(needs)), (by_tiles, by_tiles.sums.shares(winograd.SUMS)),
-        (by_phases, by_phases.weight_shares), (by_rows, by_rows.backward_shares(needs)),
+        (by_phases, by_phases.weight_shares), (rows, rows.rows_out),
     ):  # fmt: skip
         assert 1 < len(shares) < 16
         told = {thread for thread, _, _ in algorithm.scratch(True, needs, 16)[0]}
@@ -370,16 +372,17 @@ def test_large_maps_with_a_stride_are_sorted_by_phases():
     assert type(conv.plan((4, 3, 26, 20), (16, 3, 7, 7), np.dtype("f4"), *params)) is Im2col
 
 
-def test_what_scratch_arrays_hold_is_nobodys_business(rng, monkeypatch):
+@pytest.mark.parametrize("stride", [1, 2])
+def test_what_scratch_arrays_hold_is_nobodys_business(stride, rng, monkeypatch):
     """NaNs, here."""
-    params = {"stride": (2, 2), "padding": (3, 3), "dilation": (1, 1), "groups": 1}
+    params = {"stride": (stride, stride), "padding": (3, 3), "dilation": (1, 1), "groups": 1}
     arrays = normal(rng, (2, 3, 40, 37), np.float64), normal(rng, (4, 3, 7, 7), np.float64), None
     expected = run(Pair(neutral.conv2d_forward, neutral.conv2d_backward), arrays, **params)
 
     def poisoned(role, shape, dtype):
         return np.full(shape, np.nan, dtype)
 
-    for file in (im2col, phased):
+    for file in (im2col, by_rows, phased):
         monkeypatch.setattr(file, "scratch", poisoned)
     for algorithm in algorithms(arrays, params):
         assert_same(run(pair_of(algorithm), arrays, (True, True, False), **params), expected, 1e-11)

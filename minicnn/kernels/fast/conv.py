@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ...threads import alone
+from .by_rows import ByRows
 from .epilogue import taken
 from .im2col import Im2col
 from .phased import Phased
@@ -28,8 +29,9 @@ Needs = tuple[bool, ...]
 def algorithms(input_shape, weight_shape, dtype, stride, padding, dilation, groups) -> dict[str, Im2col | Winograd]:
     """Those that can do a convolution of these shapes, by name."""
     general = Im2col(input_shape, weight_shape, dtype, stride, padding, dilation, groups)
-    if Phased.pays(general):
-        general = Phased(input_shape, weight_shape, dtype, stride, padding, dilation, groups)
+    for form in (ByRows, Phased):
+        if form.pays(general):
+            general = form(input_shape, weight_shape, dtype, stride, padding, dilation, groups)
     if not Winograd.applies(weight_shape, dtype, stride, padding, dilation) or min(*input_shape, *general.out) == 0:
         return {Im2col.name: general}
     return {Im2col.name: general, Winograd.name: Winograd(input_shape, weight_shape, dtype, padding, groups)}

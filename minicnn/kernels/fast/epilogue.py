@@ -1,6 +1,6 @@
-"""The epilogue of a convolution in inference: batch norm, an addition and ReLU, on each part of its output.
+"""The epilogue of a convolution in inference: batch norm, an addition, ReLU and tanh, on each part of its output.
 
-One after the other, each of the three reads all of the maps and writes them: three more ways through memory. But a
+One after the other, each of them reads all of the maps and writes them: three more ways through memory. But a
 convolution makes its output part by part, and a part that has just been made lies in the cache. So what shall follow is
 done to it there and then, in place. Every number goes through the same operations as in the passes of their own, so no
 bit differs.
@@ -52,7 +52,6 @@ def batch_norm(arrays: Sequence[Any], eps: float) -> Step:
 def addition(other: Any) -> Step:
     """Of other maps of the same kind."""
 
-
     def work(part: np.ndarray, place: Place) -> None:
         part += other[place]
 
@@ -64,6 +63,13 @@ def relu() -> Step:
 
     def work(part: np.ndarray, place: Place) -> None:
         part.clip(0, np.inf, out=part)
+
+    return lambda shape, dtype: work
+
+
+def tanh() -> Step:
+    def work(part: np.ndarray, place: Place) -> None:
+        np.tanh(part, out=part)
 
     return lambda shape, dtype: work
 

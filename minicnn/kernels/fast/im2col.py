@@ -5,10 +5,8 @@ memory is used again for the next block, where the columns of a whole batch woul
 back each time. Threads take blocks. Where a network has become deep and small (512 channels of 7 × 7), there are too
 few blocks, and threads share one instead: they build its columns and divide the product by channels.
 
-Of many images, few channels and small maps, a block is some rows of all images, and results lie with images last
-(`layout`): so nothing is turned about between a product and the maps, which would take longer than the product. Such
-blocks share rows of the input, so its gradient takes one after the other, and threads divide the channels. What is
-shorter than to wake a thread and to wait for Python's lock is left to one.
+What is shorter than to wake a thread and to wait for Python's lock is left to one. Many small images with few channels
+go by rows (`by_rows`), large maps with a stride by phases (`phased`).
 
 A kernel of 1 × 1 at stride 1 needs no columns: a row of them would be a row of the input. And the product for one
 image is its output as it stands, so it is written there.
@@ -34,7 +32,7 @@ import numpy as np
 from ...backend import sliding_windows
 from ...threads import each, pieces, portions, run, wide_blas
 from ..conv import output_size
-from .layout import IMAGES_FIRST, IMAGES_LAST, MANY_IMAGES, Epilogue, empty_maps, lie_last
+from .layout import IMAGES_FIRST, IMAGES_LAST, Epilogue, lie_last
 from .scratch import longest, scratch, sum_of_maps
 
 NUMBERS = 1 << 18  # of a block's columns; a megabyte of float32
@@ -42,9 +40,7 @@ LEAST_COLUMNS = 192  # of a block: a product with fewer spends its time on packi
 WHOLE = 1.5  # times as many columns as fit may an image have before it is cut: halves are slower than one too large
 LEAST_BLOCKS = 4  # with fewer, threads share each block
 SMALL = 1 << 21  # numbers in all columns: two blocks then, as short calls spend their time waiting for Python's lock
-FEW_CHANNELS, SMALL_MAP = 8, 32 * 32  # at most, for images to lie last, unless a row's columns are too many
 HEAVY = 1400  # times as many numbers in the weight as windows: a gradient more of its size costs more than to share
-COPIES = 0.8  # of numbers take as long as to add one
 SHORT = 3e5  # nanoseconds on one core; as much again is Python's, and threads take turns with its lock
 SUMS = 8  # partial sums of the weight's gradient, at most
 SUM_NUMBERS = 1 << 18  # in all of them, unless two alone have more
@@ -61,6 +57,7 @@ class Im2col:
     """One convolution's sizes, and its passes."""
 
     name = "im2col"
+    images_last = False  # in what the passes return (`layout`)
 
     def __init__(self, input_shape, weight_shape, dtype, stride, padding, dilation, groups):
         self.n, self.channels, *self.size = input_shape
@@ -75,20 +72,9 @@ class Im2col:
         self.order = IMAGES_LAST if self.taps > 1 and max(stride) == 1 else (1, 0, 2, 3)
         self.back = IMAGES_FIRST if self.order == IMAGES_LAST else self.order
         self.pointwise = tuple(stride) == tuple(self.kernel) == (1, 1) and tuple(padding) == (0, 0)
-        self.images_last = (
-            self.order == IMAGES_LAST
-            and self.n >= MANY_IMAGES
-            and self.channels <= FEW_CHANNELS
-            and prod(self.out) <= SMALL_MAP
-            and 2 * self.n * self.channels * self.taps * self.out[1] <= SMALL
-        )
-        (kh, kw), wide = self.kernel, self.size[1] + 2 * padding[1]
-        copies, sums = self.filters * kw * wide, self.channels * kh * (kw * self.out[1] - wide)
-        self.by_rows = self.images_last and COPIES * copies < sums
-        self.least_blocks = 2 if self.small or self.images_last else LEAST_BLOCKS
+        self.least_blocks = 2 if self.small else LEAST_BLOCKS
         self.weight_numbers = self.filters * self.channels // groups * self.taps
-        much = self.weight_numbers > HEAVY * self.n * prod(self.out) > 0
-        self.heavy = self.small and not self.images_last and much
+        self.heavy = self.small and self.weight_numbers > HEAVY * self.n * prod(self.out) > 0
         self.short = self.cost() < SHORT  # then a second thread is not worth waking
 
         # The weight's gradient is made as (groups, K, O/groups), and turned about at the end.
@@ -100,15 +86,14 @@ class Im2col:
         """An estimate of the forward pass on one core, in nanoseconds, or of that part of the backward pass which makes
         the gradient `of` the ``"input"`` or the ``"weight"``; its numbers are fitted to measurements."""
         depth = self.channels * self.taps
-        product = 0.0095 if wide_blas() else 0.021
-        if self.pointwise:
-            copies = 0.0
-        elif self.images_last:
-            copies = 0.1 * depth + 0.15 * self.filters
-        else:
-            copies = (0.6 if of == "input" else 0.4) * depth  # to add back takes longer
-        of_window = product * depth * self.filters / self.groups + copies
+        copies = 0.0 if self.pointwise else (0.6 if of == "input" else 0.4) * depth  # to add back takes longer
+        of_window = self.of_product * depth * self.filters / self.groups + copies
         return self.n * prod(self.out) * of_window + 0.4 * depth * self.filters / self.groups  # and the weight's memory
+
+    @property
+    def of_product(self) -> float:
+        """Nanoseconds of a multiplication in a product."""
+        return 0.0095 if wide_blas() else 0.021
 
     # --------------------------------------------------------------------------------------- how the work is cut
 
@@ -118,9 +103,6 @@ class Im2col:
         work = self.filters * self.channels // self.groups * out_h * out_w  # multiplications for an image
         if self.pointwise and out_h * out_w >= LEAST_COLUMNS and work >= 2 * UNPACKED:  # then nothing is copied
             return [(slice(i, i + 1), everything) for i in range(self.n)]
-        if self.images_last:
-            most = min(SMALL // max(2 * depth * out_w * self.n, 1), -(-out_h // 2))
-            return [(slice(0, self.n), rows) for rows in pieces(out_h, most)]
         if self.small and self.n > 1:
             return [(part, everything) for part in pieces(self.n, -(-self.n // 2))]
         fitting = max(NUMBERS // max(depth, 1), LEAST_COLUMNS)  # columns in a block
@@ -150,12 +132,11 @@ class Im2col:
 
     @cached_property
     def in_images(self) -> list[list[Block]]:
-        return self.shares(self.blocks(strips=False), 1 if self.images_last else self.sums())
+        return self.shares(self.blocks(strips=False), self.sums())
 
     def backward_shares(self, needs: tuple[bool, ...]) -> list[list[Block]]:
-        """The input's gradient is made of whole images, unless windows do not overlap; or, where images lie last, of
-        blocks in turn, for one gives to the same entries of the input as the next. A heavy weight's has a single block,
-        as for each share there would be a gradient of the weight to write and to add up."""
+        """The input's gradient is made of whole images, unless windows do not overlap. A heavy weight's has a
+        single block, as for each share there would be a gradient of the weight to write and to add up."""
         if self.heavy:
             return [[(slice(0, self.n), slice(0, self.out[0]))]]
         return self.in_strips if not needs[0] or self.pointwise else self.in_images
@@ -213,23 +194,17 @@ class Im2col:
         shape = (n, c, height, width)
         return scratch(role, tuple([shape[axis] for axis in self.order]), self.dtype).transpose(self.back)
 
-    def bordered(self, role: str, n: int, c: int) -> np.ndarray:
-        """A scratch array for whole images with their borders."""
-        return self.array(role, n, c, *(m + 2 * p for m, p in zip(self.size, self.padding, strict=True)))
-
-    def add_back(self, columns: np.ndarray, sums: np.ndarray, rows: slice) -> None:
-        """col2im of some channels and rows of windows, added to `sums` (n, c, H, W), borders included."""
-        windows = sliding_windows(sums, self.kernel, self.stride, self.dilation)[:, :, rows]
-        windows = windows.transpose(4, 5, *self.order)
+    def add_back(self, columns: np.ndarray, sums: np.ndarray) -> None:
+        """col2im of some channels, added to `sums` (n, c, H, W), borders included."""
+        windows = sliding_windows(sums, self.kernel, self.stride, self.dilation).transpose(4, 5, *self.order)
         columns = columns.reshape(-1, *self.kernel, *windows.shape[3:]).transpose(1, 2, 0, 3, 4, 5)
         for of_row, columns_of_row in zip(windows, columns, strict=True):
             for entries, given in zip(of_row, columns_of_row, strict=True):
                 entries += given  # one entry of all windows: no place twice
 
     def give_back(
-        self, part: Part, block: Block, w: np.ndarray, grad: np.ndarray, grad_input: np.ndarray,
-        summed: np.ndarray | None,
-    ) -> None:  # fmt: skip
+        self, part: Part, block: Block, w: np.ndarray, grad: np.ndarray, grad_input: np.ndarray
+    ) -> None:
         """Some channels of the input's gradient that belong to a block of ∂L/∂y, (groups, O/groups, windows)."""
         (images, rows), (n, _, count), (channels, groups, of_group) = block, self.extent(block), part
         k = slice(of_group.start * self.taps, of_group.stop * self.taps)
@@ -241,61 +216,21 @@ class Im2col:
             return
         columns = scratch("columns", (len(grad), k.stop - k.start, count), self.dtype)
         multiply(back, grad, columns)
-        if summed is not None:
-            self.add_back(columns, summed[:, channels], rows)
-            return
-        sums = self.bordered("padded", n, channels.stop - channels.start)
-        sums.fill(0)
-        self.add_back(columns, sums, rows)
-        grad_input[images, channels] = self.inner(sums)
-
-    def give_back_rows(self, part: Part, block: Block, w: np.ndarray, grad: np.ndarray, summed: np.ndarray) -> None:
-        """The same where images lie last and filters are few: ∂L/∂y is laid beside itself once for each column of the
-        kernel, so far along the rows. Then a product is all that a row of windows gives through a row of the kernel,
-        and there are kh of them to add, not kh·kw. An infinite weight meets the zeros beside ∂L/∂y, and not only its
-        own entries become NaN."""
-        (_, rows), (n, high, _), (channels, groups, of_group) = block, self.extent(block), part
-        (kh, kw), (dh, dw), wide = self.kernel, self.dilation, self.size[1] + 2 * self.padding[1]
-        reach = dw * (kw - 1)  # wide = out_w + reach
-        padded = scratch("padded", (*grad.shape[:2], high, wide + reach, n), self.dtype)
-        padded.fill(0)
-        padded[:, :, :, reach:wide] = grad.reshape(*grad.shape[:2], high, -1, n)
-        beside = scratch("beside", (*grad.shape[:2], kw, high, wide, n), self.dtype)
-        for j in range(kw):
-            beside[:, :, j] = padded[:, :, :, reach - j * dw : reach - j * dw + wide]
-        kernels = w.reshape(*w.shape[:2], -1, kh, kw)[groups, :, of_group].transpose(0, 2, 3, 1, 4)
-        back = scratch("columns", (len(grad), kernels.shape[1] * kh, high * wide * n), self.dtype)
-        multiply(kernels.reshape(len(grad), -1, grad.shape[1] * kw), beside.reshape(len(grad), -1, back.shape[2]), back)
-        maps, of_rows = summed.transpose(IMAGES_LAST)[channels], back.reshape(-1, kh, high, wide, n)
-        for i in range(kh):
-            maps[:, rows.start + i * dh : rows.stop + i * dh] += of_rows[:, i]
-
-    def sums_of_all(self, grad_input: np.ndarray) -> np.ndarray | None:
-        """Where images lie last, the zeros to which all blocks add what belongs to the input's gradient: itself, or a
-        scratch array with its borders."""
-        if not self.images_last:
-            return None
-        padded = tuple(self.padding) != (0, 0)
-        zeros = self.bordered("summed", self.n, self.channels) if padded else grad_input
-        zeros.fill(0)
-        return zeros
-
-    def inner(self, bordered: np.ndarray) -> np.ndarray:
-        """What is left of (n, c, H, W) without the border."""
         (h, w), (ph, pw) = self.size, self.padding
-        return bordered[:, :, ph : ph + h, pw : pw + w]
+        sums = self.array("padded", n, channels.stop - channels.start, h + 2 * ph, w + 2 * pw)
+        sums.fill(0)
+        self.add_back(columns, sums)
+        grad_input[images, channels] = sums[:, :, ph : ph + h, pw : pw + w]
 
     def matrix(self, maps: np.ndarray, block: Block) -> np.ndarray | None:
         """A block of `maps` (N, O, out_h, out_w) as a matrix (groups, O/groups, windows), where it is one in memory: of
-        one image, or of all where images lie last."""
+        one image."""
         (images, rows), (n, _, count) = block, self.extent(block)
-        if self.images_last and lie_last(maps):
-            flat, first = maps.transpose(IMAGES_LAST), rows.start * self.out[1] * n
-        elif n == 1 and maps.flags.c_contiguous:
-            flat, first = maps[images.start], rows.start * self.out[1]
-        else:
+        if n > 1 or not maps.flags.c_contiguous:
             return None
-        return flat.reshape(self.groups, self.filters // self.groups, -1)[:, :, first : first + count]
+        first = rows.start * self.out[1]
+        of_groups = maps[images.start].reshape(self.groups, self.filters // self.groups, -1)
+        return of_groups[:, :, first : first + count]
 
     # ---------------------------------------------------------------------------------------------------- the passes
 
@@ -303,7 +238,7 @@ class Im2col:
         self, input: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, epilogue: Epilogue | None = None
     ) -> np.ndarray:
         w = weight.reshape(self.groups, self.filters // self.groups, -1)  # (groups, O/groups, K)
-        output = empty_maps((self.n, self.filters, *self.out), self.dtype, self.images_last)
+        output = np.empty((self.n, self.filters, *self.out), self.dtype)
         shared = len(self.forward_shares) == 1
 
         def pass_through(block: Block) -> None:
@@ -345,8 +280,7 @@ class Im2col:
 
     def backward(self, grad_output, input, weight, needs):
         w = weight.reshape(self.groups, self.filters // self.groups, -1)  # (groups, O/groups, K)
-        grad_input = empty_maps(input.shape, self.dtype, self.images_last) if needs[0] else None
-        summed = None if grad_input is None else self.sums_of_all(grad_input)
+        grad_input = np.empty(input.shape, self.dtype) if needs[0] else None
         shares = self.backward_shares(needs)
         shape = (self.groups, *w.shape[:0:-1]) if self.turned else w.shape
         of_weight = [np.empty(shape, self.dtype) for _ in shares] if needs[1] else None
@@ -375,17 +309,13 @@ class Im2col:
                         sum_over_windows(columns, grad[groups], of_weight[share][groups, k], first)
                     else:
                         sum_over_windows(grad[groups], columns, of_weight[share][groups, :, k], first)
-                if summed is not None and self.by_rows:
-                    self.give_back_rows(part, block, w, grad[groups], summed)
-                elif grad_input is not None:
-                    self.give_back(part, block, w, grad[groups], grad_input, summed)
+                if grad_input is not None:
+                    self.give_back(part, block, w, grad[groups], grad_input)
 
             run(take, self.parts(self.channels, count * self.taps, shared))
 
         if needs[0] or needs[1]:
             run(lambda i: each(partial(pass_through, i), shares[i]), range(len(shares)))
-        if grad_input is not None and summed is not None and summed is not grad_input:
-            grad_input[...] = self.inner(summed)
         grad_weight = None
         if of_weight is not None:
             grad_weight = total(of_weight or [np.zeros(shape, self.dtype)])
@@ -408,7 +338,7 @@ class Im2col:
         takers = min(threads, len(parts if shared else shares))
         holders = 1 if shared else takers
         found: list[tuple[int, str, int]] = []
-        if n > 1 and not self.images_last:
+        if n > 1:
             found = [(thread, "product", self.filters * count) for thread in range(holders)]
         if not (self.pointwise and n == 1):
             if backward:
@@ -417,18 +347,10 @@ class Im2col:
                 found += [(thread, "columns", self.channels * self.taps * count) for thread in range(holders)]
             (h, w), (ph, pw) = self.size, self.padding
             tall = (out_h - 1) * self.stride[0] + (self.kernel[0] - 1) * self.dilation[0] + 1
-            whole, summed = (h + 2 * ph) * (w + 2 * pw), backward and needs[0] and self.images_last
-            if summed and (ph, pw) != (0, 0):
-                found.append((0, "summed", n * self.channels * whole))
-            padded = [whole] * (backward and needs[0] and not summed)
+            padded = [(h + 2 * ph) * (w + 2 * pw)] * (backward and needs[0])
             arranged = (ph, pw) != (0, 0) or (n > 1 and self.taps > 1 and not ordered)
             padded += [tall * (w + 2 * pw)] * ((not backward or needs[1]) and arranged)
             padded = [n * channels * numbers for numbers in padded]
-            if summed and self.by_rows:
-                wide, kw = w + 2 * pw, self.kernel[1]
-                reach, row = (kw - 1) * self.dilation[1], n * self.filters * out_h
-                padded.append(row * (wide + reach))
-                found += [(thread, "beside", kw * row * wide) for thread in range(takers)]
             found += [(thread, "padded", max(padded)) for thread in range(takers) if padded]
         sums = len(shares) - 1 + self.turned if backward and needs[1] else 0
         return found, sums * self.weight_numbers
@@ -444,17 +366,17 @@ def parts_of_row(length: int, most: float, least: int) -> int:
 
 
 def divided(matrices: np.ndarray, count: int) -> np.ndarray:
-    """Matrices (groups, rows, windows) as (groups, `count`, rows, windows / `count`)."""
-    groups, rows, windows = matrices.shape
-    return matrices.reshape(groups, rows, count, windows // count).transpose(0, 2, 1, 3)
+    """Matrices (…, rows, windows) as (…, `count`, rows, windows / `count`)."""
+    *others, windows = matrices.shape
+    return matrices.reshape(*others, count, windows // count).swapaxes(-3, -2)
 
 
 def multiply(weights: np.ndarray, columns: np.ndarray, out: np.ndarray) -> None:
-    """weights (groups, R, K) @ columns (groups, K, windows) into `out` (groups, R, windows)."""
-    rows, depth = weights.shape[1:]
+    """weights (…, R, K) @ columns (…, K, windows) into `out` (…, R, windows)."""
+    rows, depth = weights.shape[-2:]
     most = min(UNPACKED / max(rows, 1), NUMBERS / 2) / max(depth, 1)  # and half a block's columns
-    count = parts_of_row(columns.shape[2], most, LEAST_LENGTH) if wide_blas() else 1
-    np.matmul(weights[:, None], divided(columns, count), out=divided(out, count))
+    count = parts_of_row(columns.shape[-1], most, LEAST_LENGTH) if wide_blas() else 1
+    np.matmul(weights[..., None, :, :], divided(columns, count), out=divided(out, count))
 
 
 def sum_over_windows(a: np.ndarray, b: np.ndarray, out: np.ndarray, first: bool) -> None:
@@ -462,7 +384,7 @@ def sum_over_windows(a: np.ndarray, b: np.ndarray, out: np.ndarray, first: bool)
     numbers = a.shape[1] * b.shape[1]
     count = parts_of_row(a.shape[2], UNPACKED / max(numbers, 1), LEAST_LENGTH) if numbers <= TINY else 1
     if count > 1:
-        found = np.matmul(divided(a, count), divided(b, count).transpose(0, 1, 3, 2)).sum(axis=1)
+        found = np.matmul(divided(a, count), divided(b, count).swapaxes(-1, -2)).sum(axis=1)
     elif first:
         np.matmul(a, b.transpose(0, 2, 1), out=out)
         return

@@ -30,6 +30,8 @@ class Windows:
         self.seen = [(o - 1) * s + of[-1] + 1 for o, s, of in zip(self.out, stride, self.starts, strict=True)]
         self.bordered = max(padding) > 0 or any(m > n for m, n in zip(self.seen, self.size, strict=True))
         self.overlapping = any(s <= of[-1] for s, of in zip(stride, self.starts, strict=True))
+        steps = zip(stride, self.starts, self.seen, self.size, strict=True)
+        self.tiling = not self.bordered and all(of == list(range(s)) and m == n for s, of, m, n in steps)
         # For each row of the window, where it lies for all outputs; and for each column.
         self.rows, self.columns = (
             [slice(a, a + (o - 1) * s + 1, s) for a in of]
@@ -96,7 +98,8 @@ class Windows:
     def give_back(self, share: np.ndarray, planes: np.ndarray) -> None:
         """Into planes, to each entry of the window the `share` of all outputs; where windows overlap, the sum."""
         bordered = self.room(planes) if self.bordered else planes
-        bordered.fill(0)
+        if not self.tiling:
+            bordered.fill(0)
         for entries in self.entries(bordered):
             if self.overlapping:
                 entries += share
