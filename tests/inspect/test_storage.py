@@ -75,6 +75,8 @@ CASES = {
     "CONV2D with a stride": (lambda x, w: F.conv2d(x, w, stride=2, padding=1), (4, 16, 128, 128), (32, 16, 3, 3)),
     "CONV2D images last": (lambda x, w, b: F.conv2d(x, w, b), images_last(128, 6, 28, 28), (8, 6, 3, 3), (8,)),
     "CONV2D images last, bordered": (lambda x, w: F.conv2d(x, w, padding=2), images_last(64, 2, 28, 28), (6, 2, 5, 5)),
+    "CONV2D images last, many kernels": (lambda x, w: F.conv2d(x, w), images_last(16, 8, 32, 32), (64, 8, 5, 5)),
+    "CONV2D images last, long rows": (lambda x, w: F.conv2d(x, w), images_last(512, 1, 28, 28), (20, 1, 5, 5)),
     "CONV2D to images last": (lambda x, w: F.conv2d(x, w), (64, 4, 28, 28), (6, 4, 5, 5)),
     "MAX_POOL2D images last": (lambda x: F.max_pool2d(x, 3, 2, 1), images_last(64, 8, 28, 28)),
     "MAX_POOL2D images last, in pieces": (lambda x: F.max_pool2d(x, 2), images_last(64, 30, 28, 28)),

@@ -363,6 +363,26 @@ def test_where_images_lie_last(rng):
     assert last(16, 1, 33, 33) == [False] * 5 + [True]  # from where maps are small
 
 
+@pytest.mark.parametrize(
+    ("shape", "weight", "params", "by_rows"),
+    [((16, 2, 9, 9), (4, 2, 3, 3), {}, True), ((16, 2, 9, 9), (4, 2, 3, 3), {"dilation": 2}, False),
+     ((16, 2, 9, 9), (4, 2, 3, 3), {"stride": (1, 2)}, False), ((16, 2, 9, 9), (4, 2, 1, 1), {}, False),
+     ((16, 9, 9, 9), (4, 9, 3, 3), {}, False), ((16, 8, 9, 9), (4, 8, 3, 3), {}, True),
+     ((16, 0, 9, 9), (4, 0, 3, 3), {}, False),
+     ((16, 2, 9, 3), (60, 2, 3, 3), {}, False), ((16, 4, 9, 9), (4, 1, 3, 3), {"groups": 4}, True),
+     ((16, 1, 4, 3), (2, 1, 5, 9), {"padding": (2, 3)}, True), ((16, 1, 2, 2), (1, 1, 2, 2), {}, True)],
+)  # fmt: skip
+def test_what_goes_by_rows(shape, weight, params, by_rows, rng):
+    """And that all of it is right, from kernels that are wider than the image to many filters for few windows."""
+    params = {"stride": (1, 1), "padding": (0, 0), "dilation": 1, "groups": 1, **params}
+    params["dilation"] = (params["dilation"],) * 2
+    arrays = normal(rng, shape, np.float64), normal(rng, weight, np.float64), None
+    chosen = conv.algorithms(shape, weight, arrays[0].dtype, **params)["im2col"]
+    assert (type(chosen) is ByRows) == by_rows
+    expected = run(Pair(neutral.conv2d_forward, neutral.conv2d_backward), arrays, (True, True, False), **params)
+    assert_same(run(pair_of(chosen), arrays, (True, True, False), **params), expected, 1e-11)
+
+
 STRIDED = (4, 3, 226, 200), (16, 3, 7, 7), "im2col"  # by phases
 
 

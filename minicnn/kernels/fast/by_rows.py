@@ -51,7 +51,7 @@ class ByRows(Im2col):
             return False
         small = general.channels <= FEW_CHANNELS and 0 < out_h * out_w <= SMALL_MAP
         # Each row of windows has a product of its own for the weight's gradient.
-        return small and 0 < general.channels and 0 < general.filters * general.kernel[0] <= n * out_w
+        return small and 0 < general.weight_numbers and general.filters * general.kernel[0] <= n * out_w
 
     def __init__(self, input_shape, weight_shape, dtype, stride, padding, dilation, groups):
         super().__init__(input_shape, weight_shape, dtype, stride, padding, dilation, groups)
