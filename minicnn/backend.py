@@ -147,6 +147,8 @@ def beside(x: Array) -> AbstractContextManager[Any]:
 class _Quietly(np.errstate):
     """NumPy's state of errors, which ends with the `with`; and with it the size of its buffers."""
 
+    __slots__ = ()
+
     def __enter__(self) -> None:
         super().__enter__()
         np.setbufsize(BUFFER)

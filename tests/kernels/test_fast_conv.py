@@ -370,6 +370,7 @@ def test_where_images_lie_last(rng):
      ((16, 9, 9, 9), (4, 9, 3, 3), {}, False), ((16, 8, 9, 9), (4, 8, 3, 3), {}, True),
      ((16, 0, 9, 9), (4, 0, 3, 3), {}, False),
      ((16, 2, 9, 3), (60, 2, 3, 3), {}, False), ((16, 4, 9, 9), (4, 1, 3, 3), {"groups": 4}, True),
+     ((50_000, 1, 3, 4), (1, 1, 2, 2), {}, True), ((60_000, 1, 3, 4), (1, 1, 2, 2), {}, False),
      ((16, 1, 4, 3), (2, 1, 5, 9), {"padding": (2, 3)}, True), ((16, 1, 2, 2), (1, 1, 2, 2), {}, True)],
 )  # fmt: skip
 def test_what_goes_by_rows(shape, weight, params, by_rows, rng):
@@ -425,6 +426,7 @@ def test_threads_change_no_bit(shape, weight, algorithm, needed, rng, monkeypatc
     results = []
     for count in (1, 2, 4):
         monkeypatch.setattr(threads, "_requested", count)
+        conv.choice.cache_clear()  # how work is cut is found anew
         leaves = [Tensor(a, requires_grad=needed or a is not x) for a in (x, w, b)]
         with minicnn.use_kernels("fast", convolution=algorithm):
             stride, groups = 2 if shape == STRIDED[0] else 1, shape[1] // weight[1]

@@ -6,16 +6,16 @@ be copied fast. So an image's rows are laid beside themselves, from each column 
     X    (H + 2·padding, C, kw, out_w·N)
 
 What the windows of row r see are the rows r to r + kh of X. They lie behind each other: a matrix (kh·C·kw, out_w·N) as
-it stands, that shares all its rows but one with the next matrix. So there are kw copies of the image, im2col would make
-kh·kw; and products are::
+it stands, in which the next matrix begins one row of X further on. So there are kw copies of the image where im2col
+makes kh·kw, and products are::
 
     y[r]      = w X[r : r + kh]                  w as (O, kh·C·kw)
     ∂L/∂w     = Σ over r of ∂L/∂y[r] X[r : r + kh]ᵀ
     ∂L/∂X[q]  = w′ G[q : q + kh]                 w′ (C·kw, kh·O), the kernel's rows in reverse; G the rows of ∂L/∂y,
                                                  with kh − 1 rows of zeros before and behind
 
-and each row of ∂L/∂X goes to kw places of ∂L/∂x. An infinite weight meets the zeros in G, and not only its own entries
-become NaN.
+and each row of ∂L/∂X goes to kw places of ∂L/∂x. A weight that is infinite or NaN meets the zeros in G, and more
+entries become NaN than those that it reaches.
 
 Threads take blocks of rows, each with the rows of X that it sees.
 """
@@ -35,6 +35,7 @@ from .scratch import longest, scratch, sum_of_maps
 
 NUMBERS = 1 << 20  # of X, or of its gradient, in a block; smaller ones copy the rows between two blocks more often
 FEW_CHANNELS, SMALL_MAP = 8, 32 * 32  # at most, for images to lie last
+LEAST_ROWS = 3  # in a block; of fewer, most of what is copied is copied again for the next
 MOST_SUMMED = 1 << 10  # windows in a product for a tiny gradient of the weight
 
 
@@ -46,12 +47,13 @@ class ByRows(Im2col):
     @staticmethod
     def pays(general: Im2col) -> bool:
         """Whether this is faster than a convolution's `general` form."""
-        (out_h, out_w), n = general.out, general.n
+        (out_h, out_w), n, channels = general.out, general.n, general.channels
         if max(*general.stride, *general.dilation) > 1 or general.taps == 1 or n < MANY_IMAGES:
             return False
-        small = general.channels <= FEW_CHANNELS and 0 < out_h * out_w <= SMALL_MAP
+        small = channels <= FEW_CHANNELS and 0 < out_h * out_w <= SMALL_MAP
+        fits = 0 < LEAST_ROWS * channels * general.kernel[1] * n * out_w <= NUMBERS
         # Each row of windows has a product of its own for the weight's gradient.
-        return small and 0 < general.weight_numbers and general.filters * general.kernel[0] <= n * out_w
+        return small and fits and 0 < general.filters * general.kernel[0] <= n * out_w
 
     def __init__(self, input_shape, weight_shape, dtype, stride, padding, dilation, groups):
         super().__init__(input_shape, weight_shape, dtype, stride, padding, dilation, groups)
@@ -63,7 +65,7 @@ class ByRows(Im2col):
         return self.n * prod(self.out) * (self.of_product * depth * self.filters / self.groups + copies)
 
     def cut(self, rows: int, numbers: int) -> Sequence[slice]:
-        """All rows in blocks, two at least, if each row has so many numbers."""
+        """All rows, each of so many numbers, in blocks; two of them, so that two threads have work."""
         return pieces(rows, min(NUMBERS // numbers, -(-rows // 2)), even=True)
 
     @cached_property
@@ -102,7 +104,7 @@ class ByRows(Im2col):
         self, input: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, epilogue: Epilogue | None = None
     ) -> np.ndarray:
         output = empty_maps((self.n, self.filters, *self.out), self.dtype, True)
-        made = self.by_group(output.transpose(IMAGES_LAST))
+        made = self.in_rows(self.by_group(output))
         w = self.kernels(weight).transpose(0, 1, 3, 2, 4).reshape(self.groups, 1, made.shape[2], -1)
 
         def work(rows: slice) -> None:
@@ -117,15 +119,19 @@ class ByRows(Im2col):
         return output
 
     def by_group(self, maps: np.ndarray) -> np.ndarray:
-        """(O, out_h, out_w, N) as (groups, out_h, O/groups, out_w·N)."""
-        return maps.reshape(self.groups, -1, self.out[0], self.length).swapaxes(1, 2)
+        """(N, O, out_h, out_w) as (groups, out_h, O/groups, out_w, N)."""
+        return maps.transpose(IMAGES_LAST).reshape(self.groups, -1, *self.out, self.n).swapaxes(1, 2)
+
+    def in_rows(self, maps: np.ndarray) -> np.ndarray:
+        """The same as (groups, out_h, O/groups, out_w·N); a copy, unless images lie last."""
+        return maps.reshape(*maps.shape[:3], self.length)
 
     def kernels(self, weight: np.ndarray) -> np.ndarray:
         """(groups, O/groups, C/groups, kh, kw)."""
         return weight.reshape(self.groups, -1, *weight.shape[1:])
 
     def backward(self, grad_output, input, weight, needs):
-        grad = self.by_group(np.ascontiguousarray(grad_output.transpose(IMAGES_LAST)))
+        grad = self.by_group(grad_output)
         grad_input = self.gradient_of_input(grad, weight) if needs[0] else None
         grad_weight = self.gradient_of_weight(grad, input, weight) if needs[1] else None
         return grad_input, grad_weight, sum_of_maps(grad_output) if needs[2] else None
@@ -142,7 +148,7 @@ class ByRows(Im2col):
 
         def add_up(block: int) -> None:
             rows = self.rows_out[block]
-            x, g = divided(self.seen(input, rows), count), divided(grad[:, rows], count)
+            x, g = divided(self.seen(input, rows), count), divided(self.in_rows(grad[:, rows]), count)
             np.matmul(x, g.swapaxes(-1, -2)).sum(axis=(1, 2), out=sums[block])
 
         run(add_up, range(len(sums)))
@@ -165,7 +171,8 @@ class ByRows(Im2col):
             padded[:, last - top :] = 0
             padded[:, first - top : last - top] = grad[:, first:last]
             beside = scratch("columns", (self.groups, count, self.own, kw, out_w, self.n), self.dtype)
-            multiply(turned, self.overlapping(padded), beside.reshape(self.groups, count, -1, self.length))
+            of_rows = beside.reshape(self.groups, count, -1, self.length)
+            multiply(turned, self.overlapping(self.in_rows(padded)), of_rows)
             into = maps[:, rows]
             into.fill(0)
             for j in range(kw):

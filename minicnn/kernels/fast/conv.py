@@ -1,7 +1,8 @@
 """Convolution on the CPU: which algorithm, by an estimate of what each would take.
 
 There are two: `im2col`, which does any convolution, and `winograd`, for kernels of 3 × 3 and 5 × 5 at stride 1, where
-there are enough channels that its savings outweigh its transforms.
+there are enough channels that its savings outweigh its transforms. im2col has two more forms under its name, `by_rows`
+for many small images and `phased` for large ones with a stride.
 """
 
 from __future__ import annotations
