@@ -509,6 +509,7 @@ def test_infinities_and_nan_come_without_warnings_as_on_a_gpu():
     assert np.isinf(out.data).all()
 
 
+@pytest.mark.host
 def test_operations_work_with_small_buffers_in_all_threads_and_leave_numpys_as_they_were():
     before, seen = np.getbufsize(), []
 
