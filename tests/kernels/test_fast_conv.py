@@ -365,7 +365,7 @@ def test_where_images_lie_last(rng):
 
 @pytest.mark.parametrize(
     ("shape", "weight", "params", "by_rows"),
-    [((16, 2, 9, 9), (4, 2, 3, 3), {}, True), ((16, 2, 9, 9), (4, 2, 3, 3), {"dilation": 2}, False),
+    [((16, 2, 9, 9), (4, 2, 3, 3), {}, True), ((16, 2, 9, 9), (4, 2, 3, 3), {"dilation": (2, 2)}, False),
      ((16, 2, 9, 9), (4, 2, 3, 3), {"stride": (1, 2)}, False), ((16, 2, 9, 9), (4, 2, 1, 1), {}, False),
      ((16, 9, 9, 9), (4, 9, 3, 3), {}, False), ((16, 8, 9, 9), (4, 8, 3, 3), {}, True),
      ((16, 0, 9, 9), (4, 0, 3, 3), {}, False),
@@ -375,8 +375,7 @@ def test_where_images_lie_last(rng):
 )  # fmt: skip
 def test_what_goes_by_rows(shape, weight, params, by_rows, rng):
     """And that all of it is right, from kernels that are wider than the image to many filters for few windows."""
-    params = {"stride": (1, 1), "padding": (0, 0), "dilation": 1, "groups": 1, **params}
-    params["dilation"] = (params["dilation"],) * 2
+    params = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1), "groups": 1, **params}
     arrays = normal(rng, shape, np.float64), normal(rng, weight, np.float64), None
     chosen = conv.algorithms(shape, weight, arrays[0].dtype, **params)["im2col"]
     assert (type(chosen) is ByRows) == by_rows
