@@ -29,7 +29,7 @@ from math import prod
 import numpy as np
 
 from ...threads import pieces, run
-from .im2col import LEAST_LENGTH, TINY, Im2col, divided, multiply, parts_of_row, total
+from .im2col import LEAST_LENGTH, TINY, Im2col, divided, inside, multiply, parts_of_row, total
 from .layout import IMAGES_LAST, MANY_IMAGES, Epilogue, empty_maps, lie_last
 from .scratch import longest, scratch, sum_of_maps
 
@@ -81,7 +81,7 @@ class ByRows(Im2col):
         """What some rows of windows see, (groups, rows, kh·C·kw of a group, out_w·N)."""
         (kh, kw), (ph, pw), (h, w), width = self.kernel, self.padding, self.size, self.out[1]
         tall, top = rows.stop - rows.start + kh - 1, rows.start - ph
-        first, last = min(max(top, 0), h), max(min(top + tall, h), 0)
+        first, last = inside(top, tall, h)
         pixels = input[:, :, first:last].transpose(2, 1, 3, 0)
         if pw or len(pixels) < tall or not lie_last(input):
             padded = scratch("padded", (tall, self.channels, w + 2 * pw, self.n), self.dtype)
@@ -165,7 +165,7 @@ class ByRows(Im2col):
         def work(rows: slice) -> None:
             count = rows.stop - rows.start
             tall, top = count + kh - 1, rows.start + ph - (kh - 1)  # of the rows that look at these
-            first, last = min(max(top, 0), out_h), max(min(top + tall, out_h), 0)
+            first, last = inside(top, tall, out_h)
             padded = scratch("product", (self.groups, tall, *grad.shape[2:]), self.dtype)
             padded[:, : first - top] = 0
             padded[:, last - top :] = 0

@@ -177,7 +177,7 @@ class Im2col:
             into = scratch("columns", (c * self.taps, count), self.dtype)
         top = rows.start * self.stride[0] - ph  # of the input, may be above it
         tall = (out_h - 1) * self.stride[0] + (self.kernel[0] - 1) * self.dilation[0] + 1
-        first, last = min(max(top, 0), h), max(min(top + tall, h), 0)
+        first, last = inside(top, tall, h)
         taken = taken[:, :, first:last]
         if taken.shape[2] < tall or pw or (n > 1 and self.taps > 1 and not lie_last(input)):
             padded = self.array("padded", n, c, tall, w + 2 * pw)
@@ -354,6 +354,11 @@ class Im2col:
             found += [(thread, "padded", max(padded)) for thread in range(takers) if padded]
         sums = len(shares) - 1 + self.turned if backward and needs[1] else 0
         return found, sums * self.weight_numbers
+
+
+def inside(first: int, count: int, length: int) -> tuple[int, int]:
+    """From where to where `count` rows from the `first` on, some maybe in the border, are in an image of `length`."""
+    return min(max(first, 0), length), max(min(first + count, length), 0)
 
 
 @cache

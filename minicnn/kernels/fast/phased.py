@@ -16,7 +16,7 @@ from functools import cached_property, partial
 import numpy as np
 
 from ...threads import each, pieces, portions, run, wide_blas
-from .im2col import UNPACKED, Block, Im2col, multiply, parts_of_row, sum_over_windows, total
+from .im2col import UNPACKED, Block, Im2col, inside, multiply, parts_of_row, sum_over_windows, total
 from .layout import Epilogue
 from .scratch import scratch
 
@@ -57,7 +57,7 @@ class Phased(Im2col):
         high, top = rows.stop - rows.start + self.further[0], sh * rows.start - ph
         padded = scratch("padded", (c, sh * high, sw * self.wide), self.dtype)
         padded.fill(0)
-        first, last = min(max(top, 0), h), max(min(top + sh * high, h), 0)
+        first, last = inside(top, sh * high, h)
         broad = max(min(sw * self.wide - pw, w), 0)
         padded[:, first - top : last - top, pw : pw + broad] = image[:, first:last, :broad]
         found = scratch("phases", (sh, sw, c, high * self.wide + self.further[1]), self.dtype)
